@@ -1,0 +1,150 @@
+package shard
+
+import (
+	"context"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// Balance reads one account; zero if the user has none in the currency. Errors: CodeUserNotFound, CodeUnavailable,
+// *placement.OwnershipError.
+func (s *Shard) Balance(ctx context.Context, user ledger.UserID, currency ledger.Currency) (ledger.Account, error) {
+	return s.balances.read(ctx, ledger.AccountKey{User: user, Currency: currency})
+}
+
+// balanceReader coalesces reads: those that arrive while its queries run form the next one. A read never joins a query
+// that was sent before it arrived, so it sees all that was answered before.
+type balanceReader struct {
+	shard   *Shard
+	arrived chan struct{} // room for one
+
+	mu      sync.Mutex
+	waiting []*balanceRead
+}
+
+type balanceRead struct {
+	key  ledger.AccountKey
+	done chan balanceAnswer // room for one
+}
+
+type balanceAnswer struct {
+	account ledger.Account
+	err     error
+}
+
+const (
+	balanceReaders = 2 // queries in flight
+	maxBalances    = 1024
+)
+
+func newBalanceReader(s *Shard) *balanceReader {
+	return &balanceReader{shard: s, arrived: make(chan struct{}, 1)}
+}
+
+func (r *balanceReader) start(ctx context.Context, running *sync.WaitGroup) {
+	for range balanceReaders {
+		running.Go(func() { r.run(ctx) })
+	}
+}
+
+func (r *balanceReader) read(ctx context.Context, key ledger.AccountKey) (ledger.Account, error) {
+	read := &balanceRead{key: key, done: make(chan balanceAnswer, 1)}
+	r.mu.Lock()
+	if len(r.waiting) >= r.shard.config.QueueSize {
+		r.mu.Unlock()
+		return ledger.Account{}, ledger.Overloaded("the shard has too many reads waiting: try again")
+	}
+	r.waiting = append(r.waiting, read)
+	r.mu.Unlock()
+	due(r.arrived)
+	select {
+	case a := <-read.done:
+		return a.account, a.err
+	case <-ctx.Done():
+		return ledger.Account{}, ledger.Unavailable("the shard is down or busy: try again", ctx.Err())
+	}
+}
+
+func (r *balanceReader) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			r.answerAll(r.take(), ledger.Unavailable("shutting down: try again", nil))
+			return
+		case <-r.arrived:
+		}
+		reads := r.take()
+		if len(reads) > 0 {
+			r.query(ctx, reads)
+		}
+	}
+}
+
+// take returns the reads that wait, and wakes another reader if it leaves some.
+func (r *balanceReader) take() []*balanceRead {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reads := r.waiting
+	if len(reads) > maxBalances {
+		reads, r.waiting = reads[:maxBalances:maxBalances], reads[maxBalances:]
+		due(r.arrived)
+	} else {
+		r.waiting = nil
+	}
+	return reads
+}
+
+func (r *balanceReader) answerAll(reads []*balanceRead, err error) {
+	for _, read := range reads {
+		read.done <- balanceAnswer{err: err}
+	}
+}
+
+const balancesStatement = `
+select ` + owned + `, wanted.n, u.id is not null, coalesce(a.balance, 0), coalesce(a.version, 0)
+from unnest($1::smallint[], $2::text[], $3::text[]) with ordinality as wanted(slot, user_id, currency, n)
+left join slots owned on owned.slot = wanted.slot
+left join users u on u.slot = wanted.slot and u.id = wanted.user_id
+left join accounts a on a.slot = wanted.slot and a.user_id = wanted.user_id and a.currency = wanted.currency`
+
+func (r *balanceReader) query(ctx context.Context, reads []*balanceRead) {
+	ctx, cancel := context.WithTimeout(ctx, r.shard.config.RoundTrip)
+	defer cancel()
+	n := len(reads)
+	slots, users, currencies := make([]int16, n), make([]string, n), make([]string, n)
+	for i, read := range reads {
+		slots[i], users[i], currencies[i] = int16(placement.SlotOf(read.key.User)), string(read.key.User), string(read.key.Currency)
+	}
+	answers := make([]balanceAnswer, n)
+	err := r.shard.readEach(ctx, balancesStatement, []any{slots, users, currencies},
+		func(row pgx.Rows, guard *[]byte) (answer *error, err error) {
+			var (
+				i      int64
+				exists bool
+				a      ledger.Account
+			)
+			if err := row.Scan(guard, &i, &exists, &a.Balance, &a.Version); err != nil {
+				return nil, err
+			}
+			answers[i-1].account = a
+			if !exists {
+				answers[i-1].err = userNotFound()
+			}
+			return &answers[i-1].err, nil
+		})
+	if err != nil {
+		r.answerAll(reads, err)
+		return
+	}
+	for i, read := range reads {
+		read.done <- answers[i]
+	}
+}
+
+func userNotFound() error {
+	return &ledger.Error{Code: ledger.CodeUserNotFound, Message: "user not found"}
+}

@@ -1,0 +1,50 @@
+// Package shard is one shard's Postgres: every SQL statement of Saldo, the migrations, the lanes and the ownership guard.
+//
+// It owns the tables and the order in which they are locked. It refuses to decide anything about money (package ledger
+// does, on a Book loaded from here), to know which shard a user lives on (its callers hold slots, it checks) and to talk
+// to any other shard.
+//
+// # A batch
+//
+// Writers send operations to the shard's Lane, a bounded queue with a few writers. A writer takes what is queued and
+// commits it as one transaction in two network round trips. Each statement stands on its own, in READ COMMITTED, so each
+// sees everything that was committed before it began:
+//
+//	1  begin
+//	   the shard-wide advisory lock, shared             a fence takes it exclusively and so waits for this commit
+//	   the guard                                        this is the shard, and it owns every slot as held
+//	   insert absent accounts of existing users         in key order; a row that is not there cannot be locked
+//	   lock and read the accounts                       in key order; from here on every ordinary twin waits
+//	   lock and read the sagas that are to end          in key order
+//	   the clock, the transaction's id
+//	   read the operations that are known already       exact, since the account locks have serialized twins
+//	   then, in Go: Book.Apply each
+//	2  insert operations, entries and sagas, update sagas and accounts
+//	   commit
+//
+// If a twin slips in where there was no account to lock (an unknown user), the insert of its operation meets a unique
+// violation, which skips the commit behind it in the pipeline; the batch is run again and finds the twin's record.
+//
+// # Lock order
+//
+// Every transaction: advisory lock, users, accounts, sagas that end, operations, entries, new sagas; within each table
+// sorted by the key, in byte order. Accounts are inserted before any is locked, and an inserted row is only ever waited for
+// by an insert; so there is no cycle.
+//
+// # What an error means
+//
+// A batch that failed before its second round trip was sent, or that Postgres answered with an error, did not happen. If
+// the connection broke after that, the outcome is unknown, and the same batch is run again: what was recorded is found by
+// its key. An operation that the lane itself recorded in such a lost attempt is recognized by its transaction id and
+// answered as new, not as a repeat.
+//
+// COMMIT is never cancelled. A cancel that reaches a COMMIT waiting for a synchronous standby makes the transaction visible
+// although no standby has it, and pgx sends one whenever it gives up a connection. The lanes' connections therefore cannot
+// dial a second time (see conn.go), and a writer that has waited long enough closes its socket and calls the outcome
+// unknown. No session sets statement_timeout, since it covers COMMIT too.
+//
+// # Reads
+//
+// A read checks that its slots are owned, in its own statement. Reads of balances coalesce: a read joins only a query that
+// has not been sent yet, so it sees every write that was answered before it began.
+package shard

@@ -1,0 +1,128 @@
+package shard
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// SQLSTATEs that the lanes tell apart. SD… are the guard's own.
+const (
+	stateWrongShard  = "SD001"
+	stateNotAdopted  = "SD002"
+	stateNotOwned    = "SD010"
+	stateUnique      = "23505"
+	stateSerialize   = "40001"
+	stateDeadlock    = "40P01"
+	stateLockTimeout = "55P03"
+	stateReadOnly    = "25006"
+	stateIdleInTx    = "25P03"
+)
+
+// fate is what a failed attempt at a batch means for it.
+type fate int
+
+const (
+	// fateUnknown: the transaction may have been committed.
+	fateUnknown fate = iota
+	// fateTwin: somebody else recorded one of the operations; run it again and find the record.
+	fateTwin
+	// fateTransient: nothing happened, and the same batch may succeed in a moment.
+	fateTransient
+	// fateRefused: nothing happened; the shard does not own the slots as held.
+	fateRefused
+	// fateStranger: nothing happened; the database is not the shard that was meant.
+	fateStranger
+	// fatePoisoned: nothing happened, and the same batch would fail again.
+	fatePoisoned
+)
+
+// judge tells the fate of a batch that failed with err. committing is set once the statements with the commit behind them
+// were sent; until then every failure means that nothing happened.
+func judge(err error, committing bool) fate {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		if committing {
+			return fateUnknown
+		}
+		return fateTransient
+	}
+	if pg.Severity == "FATAL" || pg.Severity == "PANIC" {
+		// The session ended. Its last words may have come after the commit.
+		if committing {
+			return fateUnknown
+		}
+		return fateTransient
+	}
+	switch pg.Code {
+	case stateNotOwned:
+		return fateRefused
+	case stateWrongShard, stateNotAdopted:
+		return fateStranger
+	case stateUnique:
+		return fateTwin
+	case stateSerialize, stateDeadlock, stateLockTimeout, stateReadOnly, stateIdleInTx:
+		return fateTransient
+	}
+	switch pg.Code[:2] {
+	case "53", "57", "58", "08": // out of resources, operator intervention, system error, connection
+		return fateTransient
+	}
+	return fatePoisoned
+}
+
+// ownership turns the guard's errors into those that callers know. Any other error is returned as it is.
+func ownership(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	switch pg.Code {
+	case stateWrongShard, stateNotAdopted:
+		return &placement.StrangerError{Message: pg.Message}
+	case stateNotOwned:
+		var details []slotState
+		if jsonErr := json.Unmarshal([]byte(pg.Detail), &details); jsonErr != nil || len(details) == 0 {
+			return fmt.Errorf("read the guard's detail %q: %w", pg.Detail, err)
+		}
+		refused := new(placement.OwnershipError)
+		for _, d := range details {
+			refused.Refusals = append(refused.Refusals, d.refusal())
+		}
+		return refused
+	}
+	return err
+}
+
+// slotState is what a shard knows about a slot that is not owned as held.
+type slotState struct {
+	Slot    ledger.Slot     `json:"slot"`
+	Held    ledger.Epoch    `json:"held"`  // by the caller; 0 for a read, which holds no epoch
+	State   *string         `json:"state"` // nil: never here
+	Epoch   *ledger.Epoch   `json:"epoch"`
+	MovedTo *ledger.ShardID `json:"moved_to"`
+}
+
+func (s slotState) refusal() placement.Refusal {
+	refusal := placement.Refusal{Slot: s.Slot, Held: s.Held, Answer: placement.Moved}
+	if s.State == nil {
+		return refusal
+	}
+	refusal.Epoch = *s.Epoch
+	switch {
+	case *s.State == "fenced":
+		refusal.Answer = placement.Fenced
+	case *s.State == "moved":
+		refusal.MovedTo = *s.MovedTo
+	case *s.State == "owned" && s.Held > *s.Epoch:
+		refusal.Answer = placement.EpochAhead
+	case *s.State == "owned":
+		refusal.Answer = placement.EpochOld
+	}
+	return refusal
+}

@@ -1,0 +1,207 @@
+-- +goose Up
+
+-- Everything of Saldo's lives in the schema saldo (created before the first migration) and belongs to the owner, who
+-- migrates. The services connect as saldo_service, which can write history but never change or delete it. Movers and
+-- whoever decides ownership use saldo_mover.
+-- +goose StatementBegin
+do $$
+declare
+    wanted text;
+begin
+    foreach wanted in array array['saldo_service', 'saldo_mover'] loop
+        if not exists (select from pg_roles where rolname = wanted) then
+            begin
+                execute format('create role %I nologin', wanted);
+            exception when duplicate_object or unique_violation then
+                null; -- roles are the server's: another database's migration was faster
+            end;
+        end if;
+        if not pg_has_role(current_user, wanted, 'member') then
+            execute format('grant %I to current_user', wanted);
+        end if;
+    end loop;
+end
+$$;
+-- +goose StatementEnd
+
+-- Who this database is. One row, written when the shard is enrolled in a cluster.
+create table saldo.shard_meta (
+    one        boolean     primary key default true check (one),
+    cluster    text        not null,
+    shard      text        not null collate "C",
+    slots      int         not null,
+    hash       text        not null,
+    timeline   int         not null, -- of the adopted primary: a promoted standby has another one and is refused
+    created_at timestamptz not null default clock_timestamp()
+);
+
+-- Ownership, as this shard enforces it. A slot without a row was never here.
+create table saldo.slots (
+    slot     smallint primary key check (slot between 0 and 4095),
+    state    text     not null check (state in ('owned', 'fenced', 'incoming', 'moved')),
+    epoch    bigint   not null check (epoch >= 1),
+    move_id  text     not null default '' collate "C",
+    token    text     not null default '', -- the mover's
+    moved_to text     not null default '' collate "C"
+);
+
+-- In every table below: keys begin with the slot; texts compare byte for byte; no column is null where a plain row would
+-- need a null bitmap for it; there are no foreign keys, since they would take locks in an order of their own.
+
+create table saldo.users (
+    slot       smallint    not null,
+    id         text        not null collate "C",
+    name       text        not null,
+    email      text        not null,
+    created_at timestamptz not null default clock_timestamp(),
+    updated_at timestamptz not null default clock_timestamp(),
+    tx         bigint      not null default (pg_current_xact_id()::text::bigint),
+    primary key (slot, id)
+);
+
+-- No tx and no index but the key: an index on anything that changes would end HOT updates.
+create table saldo.accounts (
+    balance    bigint      not null default 0 check (balance >= 0), -- minor units
+    version    bigint      not null default 0 check (version >= 0), -- the latest entry's; 0: none yet
+    updated_at timestamptz not null default clock_timestamp(),      -- the latest entry's created_at
+    slot       smallint    not null,
+    user_id    text        not null collate "C",
+    currency   text        not null collate "C",
+    primary key (slot, user_id, currency)
+) with (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
+
+-- Append-only. What was asked of this shard and what became of it. The system side stands beside it: with the entries of
+-- the same step it sums to zero.
+create table saldo.operations (
+    amount         bigint      not null check (amount between 1 and 9007199254740991),
+    balance        bigint      not null check (balance >= 0), -- the owner's account after it; 0 if refused
+    version        bigint      not null check (version >= 0), -- the owner's account after it; 0 if refused
+    system_amount  bigint      not null,
+    created_at     timestamptz not null,
+    tx             bigint      not null default (pg_current_xact_id()::text::bigint),
+    slot           smallint    not null, -- of the initiator, for a credit of the payee
+    step           smallint    not null check (step between 1 and 3), -- start, credit, refund
+    kind           smallint    not null check (kind between 1 and 3), -- add, withdraw, transfer
+    saga           boolean     not null, -- the start debited for a saga
+    initiator      text        not null collate "C",
+    tx_id          text        not null collate "C",
+    payee          text        not null collate "C", -- '' if the other side is @world
+    currency       text        not null collate "C",
+    reason         text        not null collate "C", -- '' if applied
+    system_account text        not null collate "C" check (system_account in ('', '@world', '@transit')),
+    description    text        not null,
+    -- tx_id before the initiator, so that a look-up by tx_id alone probes once for each slot and needs no index of its own
+    primary key (slot, tx_id, initiator, step),
+    check (case
+        when reason <> ''           then system_account = '' and system_amount = 0 and version = 0
+        when step = 1 and kind = 1  then system_account = '@world' and system_amount = -amount
+        when step = 1 and kind = 2  then system_account = '@world' and system_amount = amount
+        when step = 1 and saga      then system_account = '@transit' and system_amount = amount
+        when step = 1               then system_account = '' and system_amount = 0
+        else                             system_account = '@transit' and system_amount = -amount
+    end)
+);
+create index operations_tx on saldo.operations using brin (tx);
+
+-- Append-only. The initiator of an entry's transfer is its user (an add, a withdrawal, a debit, a refund) or, for money
+-- received, its counterparty.
+create table saldo.entries (
+    version      bigint      not null check (version >= 1),
+    amount       bigint      not null check (amount <> 0), -- signed
+    balance      bigint      not null check (balance >= 0 and balance - amount >= 0), -- after it
+    created_at   timestamptz not null,
+    tx           bigint      not null default (pg_current_xact_id()::text::bigint),
+    slot         smallint    not null,
+    step         smallint    not null,
+    kind         smallint    not null,
+    user_id      text        not null collate "C",
+    currency     text        not null collate "C",
+    tx_id        text        not null collate "C",
+    counterparty text        not null collate "C",
+    primary key (slot, user_id, currency, version)
+);
+create index entries_tx on saldo.entries using brin (tx);
+
+-- The money side of a saga is in operations; this row is its durable state. It names users, never shards.
+create table saldo.sagas (
+    amount     bigint      not null,
+    created_at timestamptz not null,
+    tx         bigint      not null default (pg_current_xact_id()::text::bigint), -- of the latest change
+    slot       smallint    not null, -- of the initiator
+    state      smallint    not null check (state between 1 and 3), -- pending, completed, refunded
+    initiator  text        not null collate "C",
+    tx_id      text        not null collate "C",
+    payee      text        not null collate "C",
+    currency   text        not null collate "C",
+    cause      text        not null default '' collate "C", -- why it was refunded
+    trace      text        not null, -- W3C traceparent of the request, or ''
+    ended_at   timestamptz,
+    primary key (slot, tx_id, initiator),
+    check ((state = 1) = (ended_at is null)),
+    check ((state = 3) = (cause <> ''))
+) with (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
+-- The queue of the runners: a transaction's sagas stand behind all that were committed before it began.
+create index sagas_pending on saldo.sagas (tx, slot, tx_id, initiator) where state = 1;
+
+-- The system sides, as the entries they are.
+create view saldo.system_entries as
+    select slot, initiator, tx_id, step, system_account, currency, system_amount as amount, created_at
+    from saldo.operations
+    where system_account <> '';
+
+-- The guard: raises unless this database is the shard that the caller means, on the timeline that was adopted, and owns
+-- every slot at the epoch that the caller holds. It must run as a statement of its own, in READ COMMITTED, after the
+-- transaction has taken the shard-wide advisory lock: then no fence can commit between the check and the commit.
+-- The detail of SD010 is a JSON list with an item for each slot that is not owned as held.
+-- +goose StatementBegin
+create function saldo.guard(want_cluster text, want_shard text, want_slots smallint[], want_epochs bigint[])
+returns void language plpgsql volatile as $$
+declare
+    meta    saldo.shard_meta;
+    refused jsonb;
+begin
+    select * into meta from saldo.shard_meta;
+    if meta.cluster is distinct from want_cluster or meta.shard is distinct from want_shard then
+        raise exception using errcode = 'SD001', message = format(
+            'this database is shard %s of cluster %s, not shard %s of cluster %s',
+            coalesce(meta.shard, '(none)'), coalesce(meta.cluster, '(none)'), want_shard, want_cluster);
+    end if;
+    if meta.timeline <> ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int then
+        raise exception using errcode = 'SD002', message = format(
+            'this server is on a timeline that shard %s has not adopted (adopted: %s)', meta.shard, meta.timeline);
+    end if;
+    select jsonb_agg(jsonb_build_object('slot', held.slot, 'held', held.epoch, 'state', owned.state,
+                                        'epoch', owned.epoch, 'moved_to', owned.moved_to))
+    into refused
+    from unnest(want_slots, want_epochs) as held(slot, epoch)
+    left join saldo.slots owned on owned.slot = held.slot
+    where owned.slot is null or owned.state <> 'owned' or owned.epoch <> held.epoch;
+    if refused is not null then
+        raise exception using errcode = 'SD010', message = 'slots not owned as held', detail = refused::text;
+    end if;
+end
+$$;
+-- +goose StatementEnd
+
+revoke all on schema saldo from public;
+revoke all on all functions in schema saldo from public;
+-- +goose StatementBegin
+do $$ begin execute format('revoke temporary on database %I from public', current_database()); end $$;
+-- +goose StatementEnd
+grant usage on schema saldo to saldo_service, saldo_mover;
+grant execute on all functions in schema saldo to saldo_service, saldo_mover;
+grant select on all tables in schema saldo to saldo_service, saldo_mover;
+
+grant insert (slot, id, name, email) on saldo.users to saldo_service;
+grant insert (slot, user_id, currency), update (balance, version, updated_at) on saldo.accounts to saldo_service;
+grant insert (slot, initiator, tx_id, step, kind, saga, payee, amount, currency, reason, balance, version,
+              system_account, system_amount, description, created_at) on saldo.operations to saldo_service;
+grant insert (slot, user_id, currency, version, amount, balance, tx_id, step, kind, counterparty, created_at)
+    on saldo.entries to saldo_service;
+grant insert (slot, initiator, tx_id, payee, amount, currency, state, trace, created_at), update (state, cause, ended_at, tx)
+    on saldo.sagas to saldo_service;
+
+grant insert, update on saldo.slots to saldo_mover;
+
+-- +goose Down
+drop schema saldo cascade;

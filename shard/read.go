@@ -1,0 +1,72 @@
+package shard
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// readEach runs a query whose rows begin with what the guard thinks of the row's slot: null if it is owned, else a slotState
+// as JSON. scan reads a row and returns where the error of that row belongs; it is set to a *placement.OwnershipError if
+// the slot is not owned.
+func (s *Shard) readEach(ctx context.Context, query string, args []any, scan func(row pgx.Rows, guard *[]byte) (*error, error)) error {
+	rows, err := s.pool.Query(ctx, query, args...)
+	if err != nil {
+		return s.readError(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var guard []byte
+		rowErr, err := scan(rows, &guard)
+		if err != nil {
+			return s.readError(err)
+		}
+		if guard == nil {
+			continue
+		}
+		var state slotState
+		if err := json.Unmarshal(guard, &state); err != nil {
+			return s.readError(err)
+		}
+		*rowErr = &placement.OwnershipError{Refusals: []placement.Refusal{state.refusal()}}
+	}
+	if err := rows.Err(); err != nil {
+		return s.readError(err)
+	}
+	return nil
+}
+
+// read is readEach where one slot that is not owned fails the whole.
+func (s *Shard) read(ctx context.Context, query string, args []any, scan func(row pgx.Rows, guard *[]byte) error) error {
+	var refused error
+	err := s.readEach(ctx, query, args, func(row pgx.Rows, guard *[]byte) (*error, error) {
+		return &refused, scan(row, guard)
+	})
+	if err != nil {
+		return err
+	}
+	return refused
+}
+
+// readError makes an error of a read one that callers know: a shard that does not answer is unavailable.
+func (s *Shard) readError(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && judge(err, false) != fateTransient {
+		return fmt.Errorf("read from shard %s: %w", s.config.ID, err)
+	}
+	return ledger.Unavailable("the shard is down or busy: try again", fmt.Errorf("read from shard %s: %w", s.config.ID, err))
+}
+
+// owned is the first column of every read, over a left join of slots as owned. A slot that is not owned makes a JSON
+// object for slotState.
+const owned = `
+    case when owned.state = 'owned' then null
+    else jsonb_build_object('slot', wanted.slot, 'state', owned.state, 'epoch', owned.epoch, 'moved_to', owned.moved_to)
+    end`

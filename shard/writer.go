@@ -1,0 +1,216 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// writer commits batches, one at a time, on a connection of its own.
+type writer struct {
+	lane *lane
+	conn *pgx.Conn // nil until it is needed, and after it broke
+}
+
+// maxTwins bounds how often a batch is run again because somebody else recorded one of its operations meanwhile.
+const maxTwins = 16
+
+func (w *writer) run() {
+	defer w.disconnect()
+	for {
+		items := w.lane.take()
+		if items == nil {
+			return
+		}
+		w.settle(items)
+	}
+}
+
+// settle answers every item.
+func (w *writer) settle(items []*item) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 5*time.Millisecond, 250*time.Millisecond
+	begun, lost, twins := time.Now(), false, 0
+	for len(items) > 0 {
+		err, committing := w.attempt(items)
+		if err == nil {
+			return
+		}
+		verdict := judge(err, committing)
+		if verdict == fateTwin {
+			if twins++; twins > maxTwins {
+				verdict = fatePoisoned
+			}
+		}
+		switch verdict {
+		case fateTwin:
+			continue
+		case fateRefused:
+			rest := w.refuse(items, ownership(err))
+			if len(rest) == len(items) { // it refused slots that nobody asked for
+				failAll(items, fmt.Errorf("shard %s: %w", w.lane.config.ID, err))
+				return
+			}
+			items = rest
+			continue
+		case fateStranger:
+			failAll(items, ownership(err))
+			return
+		case fatePoisoned:
+			w.split(items, err)
+			return
+		case fateUnknown:
+			lost = true
+		case fateTransient:
+		}
+		patience := w.lane.config.Patience
+		if lost {
+			patience = w.lane.config.LastPatience
+		}
+		if time.Since(begun) > patience {
+			w.giveUp(items, err)
+			return
+		}
+		time.Sleep(pause.NextBackOff())
+	}
+}
+
+// refuse answers the items whose slots the shard does not own as they hold them, and returns the others.
+func (w *writer) refuse(items []*item, err error) []*item {
+	var refused *placement.OwnershipError
+	if !errors.As(err, &refused) {
+		return items
+	}
+	answers := make(map[placement.Hold]placement.Refusal, len(refused.Refusals))
+	for _, r := range refused.Refusals {
+		answers[placement.Hold{Slot: r.Slot, Epoch: r.Held}] = r
+	}
+	rest := items[:0:0]
+	for _, it := range items {
+		var own placement.OwnershipError
+		for _, hold := range it.holds {
+			if r, ok := answers[hold]; ok {
+				own.Refusals = append(own.Refusals, r)
+			}
+		}
+		switch {
+		case len(own.Refusals) == 0:
+			rest = append(rest, it)
+		case len(it.lost) > 0:
+			// An earlier attempt may have been recorded before the slot moved away.
+			it.fail(ledger.Unknown(&own))
+		default:
+			it.fail(&own)
+		}
+	}
+	return rest
+}
+
+// split finds the operation that makes a batch fail: it stands alone in the end, and only it fails.
+func (w *writer) split(items []*item, err error) {
+	if len(items) > 1 {
+		half := len(items) / 2
+		w.settle(items[:half])
+		w.settle(items[half:])
+		return
+	}
+	w.lane.log.Error("an operation cannot be stored", "error", err)
+	failAll(items, fmt.Errorf("shard %s: %w", w.lane.config.ID, err))
+}
+
+func (w *writer) giveUp(items []*item, err error) {
+	w.lane.log.Warn("gave up on a batch", "operations", len(items), "error", err)
+	for _, it := range items {
+		if len(it.lost) > 0 {
+			it.fail(ledger.Unknown(err))
+		} else {
+			it.fail(ledger.Unavailable("the shard is down: nothing was recorded, try again", err))
+		}
+	}
+}
+
+// failAll answers items with an error that says that nothing was recorded, unless an earlier attempt may have been.
+func failAll(items []*item, err error) {
+	for _, it := range items {
+		if len(it.lost) > 0 {
+			it.fail(ledger.Unknown(err))
+		} else {
+			it.fail(err)
+		}
+	}
+}
+
+// attempt runs the items as one transaction and answers them all if it commits. committing tells whether an error came
+// after the commit was sent.
+func (w *writer) attempt(items []*item) (err error, committing bool) {
+	if err := w.connect(); err != nil {
+		return err, false
+	}
+	b := newBatch(w.lane.config, items)
+	if err := w.inTime(func(ctx context.Context) error { return b.load(ctx, w.conn) }); err != nil {
+		w.rollback()
+		return err, false
+	}
+	b.decide()
+	if b.empty() {
+		w.rollback()
+		b.answer()
+		return nil, false
+	}
+	if err := w.inTime(func(ctx context.Context) error { return b.store(ctx, w.conn) }); err != nil {
+		if judge(err, true) == fateUnknown {
+			w.disconnect()
+			b.markLost()
+		} else {
+			w.rollback()
+		}
+		return err, true
+	}
+	b.answer()
+	w.lane.notices.send(len(b.changes.Opened) > 0, len(b.changes.Ended) > 0)
+	return nil, true
+}
+
+// inTime bounds one round trip. When the time is up the socket is closed; nothing is cancelled on the server.
+func (w *writer) inTime(work func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), w.lane.config.RoundTrip)
+	defer cancel()
+	return work(ctx)
+}
+
+func (w *writer) connect() error {
+	if w.conn != nil && !w.conn.IsClosed() {
+		return nil
+	}
+	return w.inTime(func(ctx context.Context) (err error) {
+		w.conn, err = connectWithoutCancel(ctx, w.lane.session)
+		return err
+	})
+}
+
+func (w *writer) rollback() {
+	if w.conn.IsClosed() || w.conn.PgConn().TxStatus() == 'I' {
+		return
+	}
+	err := w.inTime(func(ctx context.Context) error {
+		_, err := w.conn.Exec(ctx, "rollback")
+		return err
+	})
+	if err != nil {
+		w.disconnect()
+	}
+}
+
+func (w *writer) disconnect() {
+	if w.conn != nil {
+		_ = w.inTime(w.conn.Close) // it is broken or no longer needed
+		w.conn = nil
+	}
+}
