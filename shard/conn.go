@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
 )
 
 // The database roles that sessions take, whatever user they log in as.
@@ -88,8 +90,9 @@ func connectWithoutCancel(ctx context.Context, config *pgx.ConnConfig) (*pgx.Con
 	return conn, err
 }
 
-// newPool opens a pool for reads and rare writes. It connects when it is first used.
-func newPool(config *pgx.ConnConfig, size int32) (*pgxpool.Pool, error) {
+// newPool opens a pool for reads. It connects when it is first used, and asks each new connection, once, whether it leads
+// to the shard that is meant: a standby, or another cluster's shard behind the same address, would answer reads as well.
+func newPool(config *pgx.ConnConfig, size int32, cluster string, id ledger.ShardID) (*pgxpool.Pool, error) {
 	pool, err := pgxpool.ParseConfig("")
 	if err != nil {
 		return nil, err
@@ -97,5 +100,9 @@ func newPool(config *pgx.ConnConfig, size int32) (*pgxpool.Pool, error) {
 	pool.ConnConfig = config
 	pool.MaxConns = size
 	pool.MaxConnIdleTime = 5 * time.Minute
+	pool.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, guardStatement, cluster, string(id), []int16{}, []int64{})
+		return err
+	}
 	return pgxpool.NewWithConfig(context.Background(), pool)
 }

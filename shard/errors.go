@@ -21,6 +21,7 @@ const (
 	stateDeadlock    = "40P01"
 	stateLockTimeout = "55P03"
 	stateReadOnly    = "25006"
+	stateRecovering  = "55000" // a standby has no position to write at, which is what the guard asks for
 	stateIdleInTx    = "25P03"
 )
 
@@ -66,7 +67,7 @@ func judge(err error, committing bool) fate {
 		return fateStranger
 	case stateUnique:
 		return fateTwin
-	case stateSerialize, stateDeadlock, stateLockTimeout, stateReadOnly, stateIdleInTx:
+	case stateSerialize, stateDeadlock, stateLockTimeout, stateReadOnly, stateRecovering, stateIdleInTx:
 		return fateTransient
 	}
 	switch pg.Code[:2] {

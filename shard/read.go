@@ -55,9 +55,13 @@ func (s *Shard) read(ctx context.Context, query string, args []any, scan func(ro
 	return refused
 }
 
-// readError makes an error of a read one that callers know: a shard that does not answer is unavailable.
+// readError makes an error of a read one that callers know: a shard that does not answer is unavailable, and one that is
+// not the shard that was meant a *placement.StrangerError.
 func (s *Shard) readError(err error) error {
 	var pg *pgconn.PgError
+	if errors.As(err, &pg) && judge(err, false) == fateStranger {
+		return ownership(err)
+	}
 	if errors.As(err, &pg) && judge(err, false) != fateTransient {
 		return fmt.Errorf("read from shard %s: %w", s.config.ID, err)
 	}

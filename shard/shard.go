@@ -66,7 +66,7 @@ func Open(config Config, log *slog.Logger) (*Shard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open shard %s: %w", config.ID, err)
 	}
-	pool, err := newPool(service, int32(config.ReadConns))
+	pool, err := newPool(service, int32(config.ReadConns), config.Cluster, config.ID)
 	if err != nil {
 		return nil, fmt.Errorf("open shard %s: %w", config.ID, err)
 	}

@@ -174,7 +174,7 @@ func (w *writer) attempt(items []*item) (err error, committing bool) {
 		return err, true
 	}
 	b.answer()
-	w.lane.notices.send(len(b.changes.Opened) > 0, len(b.changes.Ended) > 0)
+	w.lane.notices.send(b.changes)
 	return nil, true
 }
 

@@ -119,7 +119,8 @@ func (b *Book) Clone() *Book {
 }
 
 // Apply decides an operation and records its outcome, applied or refused. A known operation is answered from its record.
-// Errors change nothing: an *Error with CodeConflict if the identity is known with other contents, or ErrImpossible.
+// Errors change nothing: an *Error with CodeConflict if the identity is known with other contents, or ErrImpossible (with
+// the saga's State, if that is what forbids a refund).
 func (b *Book) Apply(op Operation) (Result, error) {
 	if err := op.validate(); err != nil {
 		return Result{}, fmt.Errorf("%w: %w", ErrImpossible, err)
@@ -202,7 +203,7 @@ func (b *Book) refund(op Operation) (Result, error) {
 	saga, ok := b.sagas[op.Identity]
 	switch {
 	case !ok || saga.State != SagaPending:
-		return Result{}, fmt.Errorf("%w: refund of saga %v in state %v", ErrImpossible, op.Identity, saga.State)
+		return Result{State: saga.State}, fmt.Errorf("%w: refund of saga %v in state %v", ErrImpossible, op.Identity, saga.State)
 	case saga.Transfer != op.Transfer:
 		return Result{}, Conflict()
 	case b.accounts[AccountKey{op.Initiator, op.Currency}].Balance > math.MaxInt64-op.Amount:

@@ -1,0 +1,133 @@
+// Package wire puts the parts of a process together: what cmd/router, cmd/coordinator and `saldo dev` have in common. It
+// is the only place where adapters meet. It decides nothing about money.
+package wire
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/cluster"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/telemetry"
+	"github.com/saldo-ledger/saldo/shard"
+)
+
+// Etcd says how to find the cluster.
+type Etcd struct {
+	Endpoints    []string `name:"etcd" env:"SALDO_ETCD" placeholder:"URL" help:"etcd's client URLs. Default: http://127.0.0.1:2379."`
+	Prefix       string   `name:"etcd-prefix" env:"SALDO_ETCD_PREFIX" default:"/saldo/default/" help:"Of all keys of the cluster."`
+	CA           string   `name:"etcd-ca" env:"SALDO_ETCD_CA" placeholder:"FILE" help:"Certificate authority of etcd, PEM."`
+	Cert         string   `name:"etcd-cert" env:"SALDO_ETCD_CERT" placeholder:"FILE" help:"Client certificate, PEM."`
+	Key          string   `name:"etcd-key" env:"SALDO_ETCD_KEY" placeholder:"FILE" help:"Key of the client certificate, PEM."`
+	User         string   `name:"etcd-user" env:"SALDO_ETCD_USER" help:"User, where etcd asks for one."`
+	PasswordFile string   `name:"etcd-password-file" env:"SALDO_ETCD_PASSWORD_FILE" placeholder:"FILE" help:"Holds the password of that user."`
+}
+
+// Config returns it in the words of package cluster.
+func (e *Etcd) Config(log *slog.Logger) (cluster.Config, error) {
+	if len(e.Endpoints) == 0 {
+		e.Endpoints = []string{"http://127.0.0.1:2379"}
+	}
+	config := cluster.Config{
+		Endpoints: e.Endpoints, Prefix: e.Prefix, CAFile: e.CA, CertFile: e.Cert, KeyFile: e.Key, Username: e.User, Log: log,
+	}
+	password, err := readSecret(e.PasswordFile)
+	config.Password = password
+	return config, err
+}
+
+// Postgres says how to use the shards that etcd names. Their addresses come from there, their secrets never do.
+type Postgres struct {
+	PasswordFile string `name:"postgres-password-file" env:"SALDO_POSTGRES_PASSWORD_FILE" placeholder:"FILE" help:"Holds the password of all shards. Without it PGPASSWORD and PGPASSFILE count, as for psql; a PGPASSFILE may name one for each shard."`
+	Writers      int    `name:"lane-writers" env:"SALDO_LANE_WRITERS" default:"2" help:"Connections that write to one shard, 1 to 4."`
+	MaxBatch     int    `name:"lane-batch" env:"SALDO_LANE_BATCH" default:"512" help:"Operations in one transaction, at most."`
+	QueueSize    int    `name:"lane-queue" env:"SALDO_LANE_QUEUE" default:"8192" help:"Operations that wait for one shard. Beyond, requests are answered 503."`
+	ReadConns    int    `name:"read-connections" env:"SALDO_READ_CONNECTIONS" default:"4" help:"Connections that read from one shard."`
+}
+
+// Validate is called by the flag parser.
+func (p *Postgres) Validate() error {
+	switch {
+	case p.Writers < 1 || p.Writers > 4:
+		return fmt.Errorf("--lane-writers is %d, not 1 to 4", p.Writers)
+	case p.MaxBatch < 1 || p.MaxBatch > 10_000:
+		return fmt.Errorf("--lane-batch is %d, not 1 to 10000", p.MaxBatch)
+	case p.QueueSize < 1:
+		return fmt.Errorf("--lane-queue is %d, not 1 or more", p.QueueSize)
+	case p.ReadConns < 1:
+		return fmt.Errorf("--read-connections is %d, not 1 or more", p.ReadConns)
+	}
+	return nil
+}
+
+// Passwords returns the password of a shard; "" leaves it to the environment.
+type Passwords func(id ledger.ShardID) string
+
+// Passwords reads the password file once.
+func (p *Postgres) Passwords() (Passwords, error) {
+	password, err := readSecret(p.PasswordFile)
+	return func(ledger.ShardID) string { return password }, err
+}
+
+func (p *Postgres) shardConfig(uid string, s cluster.Shard, password, process string) shard.Config {
+	return shard.Config{
+		Cluster: uid, ID: s.ID, DSN: s.DSN, Password: password, Name: "saldo " + process,
+		Writers: p.Writers, MaxBatch: p.MaxBatch, QueueSize: p.QueueSize, ReadConns: p.ReadConns,
+	}
+}
+
+// Log says what a process writes about itself.
+type Log struct {
+	Level  string `name:"log-level" env:"SALDO_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
+	Format string `name:"log-format" env:"SALDO_LOG_FORMAT" default:"text" enum:"text,json" help:"text or json."`
+}
+
+// Logger returns a logger on standard error.
+func (l *Log) Logger() (*slog.Logger, error) {
+	return telemetry.NewLogger(os.Stderr, l.Format, l.Level)
+}
+
+// Router is the configuration of a router.
+type Router struct {
+	HTTP     string        `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
+	Currency string        `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
+	Wait     time.Duration `name:"wait" env:"SALDO_WAIT" default:"1s" help:"How long a request waits for the end of a transfer between shards before it is answered 202 PENDING."`
+	Timeout  time.Duration `name:"timeout" env:"SALDO_TIMEOUT" default:"8s" help:"Of a request, from its arrival to its answer."`
+	Grace    time.Duration `name:"grace" env:"SALDO_GRACE" default:"10s" help:"For requests under way when the process is told to stop."`
+	Etcd     `embed:""`
+	Postgres `embed:""`
+}
+
+// Validate is called by the flag parser.
+func (r *Router) Validate() error {
+	if _, err := ledger.ParseCurrency(r.Currency); err != nil {
+		return fmt.Errorf("--currency %q: %w", r.Currency, err)
+	}
+	return r.Postgres.Validate()
+}
+
+// Coordinator is the configuration of a coordinator.
+type Coordinator struct {
+	Name     string        `name:"name" env:"SALDO_NAME" help:"Of this process among coordinators. Default: host and process id."`
+	Settle   time.Duration `name:"settle" env:"SALDO_SETTLE" default:"3s" help:"A new cluster's slots are spread when no shard has joined for so long (unless the cluster was created with a number of shards to wait for)."`
+	Poll     time.Duration `name:"poll" env:"SALDO_POLL" default:"500ms" help:"Look for unfinished transfers even without a notice."`
+	Etcd     `embed:""`
+	Postgres `embed:""`
+}
+
+// Validate is called by the flag parser.
+func (c *Coordinator) Validate() error { return c.Postgres.Validate() }
+
+func readSecret(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("read a secret: %w", err)
+	}
+	return strings.TrimRight(string(content), "\r\n"), nil
+}

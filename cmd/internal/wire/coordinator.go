@@ -1,0 +1,151 @@
+package wire
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/cluster"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/routing"
+	"github.com/saldo-ledger/saldo/saga"
+	"github.com/saldo-ledger/saldo/shard"
+)
+
+// RunCoordinator runs sagas, and founds a new cluster, until ctx ends.
+func RunCoordinator(ctx context.Context, config Coordinator, passwords Passwords, log *slog.Logger) error {
+	etcd, err := config.Etcd.Config(log)
+	if err != nil {
+		return err
+	}
+	if config.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("name the coordinator: %w (say one with --name)", err)
+		}
+		config.Name = fmt.Sprintf("%s-%d", host, os.Getpid())
+	}
+	m := newMembers(etcd, &config.Postgres, passwords, "coordinator", log)
+	router := routing.New(m, routing.Config{}, log)
+	defer router.Close()
+	runner := &sagaRunner{config: config, steps: router, log: log}
+	log.Info("coordinator runs", "name", config.Name)
+	return m.run(ctx, duties{
+		beside: runner.run,
+		whole: func(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher) {
+			found(ctx, c, w, config, passwords, log)
+		},
+	})
+}
+
+// sagaRunner drives the sagas of each home.
+type sagaRunner struct {
+	config Coordinator
+	steps  saga.Steps
+	log    *slog.Logger
+}
+
+// run drives the sagas of one home while this process is elected for it. The election is for efficiency only: when etcd is
+// away nobody is elected, and every coordinator drives, which is harmless.
+func (r *sagaRunner) run(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, home *shard.Shard) {
+	var (
+		mu      sync.Mutex
+		current []*saga.Driver
+		running sync.WaitGroup
+	)
+	drive := func(ctx context.Context) {
+		driver := saga.NewDriver(home, r.steps, saga.Config{Poll: r.config.Poll}, r.log.With("home", home.ID()))
+		mu.Lock()
+		current = append(current, driver)
+		mu.Unlock()
+		driver.Run(ctx)
+		mu.Lock()
+		defer mu.Unlock()
+		for i := range current {
+			if current[i] == driver {
+				current = append(current[:i:i], current[i+1:]...)
+				return
+			}
+		}
+	}
+	running.Go(func() {
+		home.Listen(ctx, func(shard.Notice, []ledger.Identity) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, driver := range current {
+				driver.Wake()
+			}
+		}, shard.SagasOpened)
+	})
+	running.Go(func() { whileAway(ctx, w, drive) })
+	err := c.Lead(ctx, "sagas."+string(home.ID()), r.config.Name, func(ctx context.Context, _ cluster.Leadership) error {
+		drive(ctx)
+		return nil
+	})
+	if ctx.Err() == nil {
+		r.log.Error("no election for a home's sagas", "home", home.ID(), "error", err)
+	}
+	running.Wait()
+}
+
+// whileAway does work for as long as etcd does not answer, each time that happens.
+func whileAway(ctx context.Context, w *cluster.Watcher, work func(context.Context)) {
+	for ctx.Err() == nil {
+		changed := w.Changed()
+		if w.Status().Connected {
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		away, back := context.WithCancel(ctx)
+		var working sync.WaitGroup
+		working.Go(func() { work(away) })
+		for ctx.Err() == nil && !w.Status().Connected {
+			select {
+			case <-changed:
+				changed = w.Changed()
+			case <-ctx.Done():
+			}
+		}
+		// A moment longer: somebody has to be elected first.
+		select {
+		case <-time.After(2 * time.Second):
+		case <-ctx.Done():
+		}
+		back()
+		working.Wait()
+	}
+}
+
+// found spreads a new cluster's slots over its shards, if this process is elected to.
+func found(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, config Coordinator, passwords Passwords, log *slog.Logger) {
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	err := c.Lead(ctx, "founder", config.Name, func(ctx context.Context, _ cluster.Leadership) error {
+		err := c.RunFounder(ctx, w, config.Settle, func(ctx context.Context, view *cluster.View) error {
+			return Activate(ctx, view, passwords)
+		})
+		if err == nil {
+			done() // for good: every shard enforces the first map
+		}
+		return err
+	})
+	if ctx.Err() == nil {
+		log.Error("no election for the founder", "error", err)
+	}
+}
+
+// Activate makes every shard of a founded cluster enforce its first ownership. Doing it again changes nothing.
+func Activate(ctx context.Context, view *cluster.View, passwords Passwords) error {
+	for id, s := range view.Shards {
+		if err := shard.Found(ctx, s.DSN, passwords(id), view.Config.UID, id, view.Map); err != nil {
+			return err
+		}
+	}
+	return nil
+}

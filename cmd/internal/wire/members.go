@@ -1,0 +1,211 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/cluster"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/routing"
+	"github.com/saldo-ledger/saldo/shard"
+)
+
+// members keeps a process in touch with its cluster: the newest map, and every registered shard open. It is the
+// routing.Cluster of routers and coordinators.
+type members struct {
+	etcd      cluster.Config
+	postgres  *Postgres
+	passwords Passwords
+	process   string // shown in pg_stat_activity
+	log       *slog.Logger
+
+	watcher atomic.Pointer[cluster.Watcher] // nil until etcd was reached
+	empty   *placement.Map
+
+	mu   sync.RWMutex
+	open map[ledger.ShardID]*member
+}
+
+// member is an open shard and what runs beside it.
+type member struct {
+	shard *shard.Shard
+	dsn   string
+	stop  context.CancelFunc
+	done  chan struct{} // closed when what ran beside it has ended
+}
+
+// duties is what a process does beside its open shards and its cluster.
+type duties struct {
+	// beside runs as long as a shard is open and until ctx ends.
+	beside func(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, s *shard.Shard)
+	// whole runs as long as the process is in touch with its cluster, or until it returns.
+	whole func(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher)
+}
+
+func newMembers(etcd cluster.Config, postgres *Postgres, passwords Passwords, process string, log *slog.Logger) *members {
+	empty, err := placement.NewMap(0, nil)
+	if err != nil {
+		panic(err) // a map without owners is one
+	}
+	return &members{
+		etcd: etcd, postgres: postgres, passwords: passwords, process: process, log: log, empty: empty,
+		open: make(map[ledger.ShardID]*member),
+	}
+}
+
+// Map implements routing.Cluster.
+func (m *members) Map() *placement.Map {
+	if w := m.watcher.Load(); w != nil {
+		return w.Current().Map
+	}
+	return m.empty
+}
+
+// Refresh implements routing.Cluster.
+func (m *members) Refresh(ctx context.Context, wrong *placement.Map) error {
+	w := m.watcher.Load()
+	if w == nil {
+		return errors.New("not in touch with etcd yet")
+	}
+	_, err := w.Refresh(ctx, wrong.Revision())
+	return err
+}
+
+// Shard implements routing.Cluster.
+func (m *members) Shard(id ledger.ShardID) (routing.Shard, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	member, ok := m.open[id]
+	if !ok {
+		return nil, false
+	}
+	return member.shard, true
+}
+
+// run reaches etcd, however long that takes, and follows the cluster until ctx ends. Then it closes every shard.
+func (m *members) run(ctx context.Context, d duties) error {
+	c, w, err := m.reach(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer w.Close()
+	m.watcher.Store(w)
+	defer m.closeAll()
+	var whole sync.WaitGroup
+	defer whole.Wait()
+	if d.whole != nil {
+		whole.Go(func() { d.whole(ctx, c, w) })
+	}
+	for {
+		changed := w.Changed()
+		m.follow(ctx, c, w, d)
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// reach connects to etcd and reads the cluster.
+func (m *members) reach(ctx context.Context) (*cluster.Cluster, *cluster.Watcher, error) {
+	for told := ""; ; {
+		c, w, err := m.tryReach(ctx)
+		if err == nil {
+			return c, w, nil
+		}
+		if ctx.Err() != nil {
+			return nil, nil, nil
+		}
+		if errors.Is(err, cluster.ErrMismatch) {
+			return nil, nil, err
+		}
+		if err.Error() != told {
+			told = err.Error()
+			m.log.Warn("waiting for the cluster", "error", err)
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, nil, nil
+		}
+	}
+}
+
+func (m *members) tryReach(ctx context.Context) (*cluster.Cluster, *cluster.Watcher, error) {
+	c, err := cluster.Connect(ctx, m.etcd)
+	if err != nil {
+		return nil, nil, err
+	}
+	w, err := c.Watch(ctx)
+	if err != nil {
+		return nil, nil, errors.Join(err, c.Close())
+	}
+	return c, w, nil
+}
+
+// follow opens shards that are new or have another address, and closes those that are gone.
+func (m *members) follow(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, d duties) {
+	view := w.Current()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for id, open := range m.open {
+		if known, ok := view.Shards[id]; !ok || known.DSN != open.dsn {
+			delete(m.open, id)
+			go open.close()
+		}
+	}
+	for id, known := range view.Shards {
+		if _, ok := m.open[id]; ok {
+			continue
+		}
+		s, err := shard.Open(m.postgres.shardConfig(view.Config.UID, known, m.passwords(id), m.process), m.log)
+		if err != nil {
+			m.log.Error("cannot open a shard", "shard", id, "error", err)
+			continue
+		}
+		besideCtx, stop := context.WithCancel(ctx)
+		opened := &member{shard: s, dsn: known.DSN, stop: stop, done: make(chan struct{})}
+		m.open[id] = opened
+		go func() {
+			defer close(opened.done)
+			d.beside(besideCtx, c, w, s)
+		}()
+	}
+}
+
+func (m *member) close() {
+	m.stop()
+	<-m.done
+	m.shard.Close()
+}
+
+func (m *members) closeAll() {
+	m.mu.Lock()
+	open := maps.Clone(m.open)
+	clear(m.open)
+	m.mu.Unlock()
+	var closing sync.WaitGroup
+	for _, member := range open {
+		closing.Go(member.close)
+	}
+	closing.Wait()
+}
+
+// shards returns the open shards.
+func (m *members) shards() map[ledger.ShardID]*shard.Shard {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	shards := make(map[ledger.ShardID]*shard.Shard, len(m.open))
+	for id, member := range m.open {
+		shards[id] = member.shard
+	}
+	return shards
+}

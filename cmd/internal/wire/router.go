@@ -1,0 +1,95 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/api"
+	"github.com/saldo-ledger/saldo/internal/cluster"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/routing"
+	"github.com/saldo-ledger/saldo/shard"
+)
+
+// RunRouter serves HTTP on listener until ctx ends, then lets requests under way finish. It serves from the start; until
+// it has reached its cluster it is not ready and answers 503.
+func RunRouter(ctx context.Context, config Router, passwords Passwords, listener net.Listener, log *slog.Logger) error {
+	etcd, err := config.Etcd.Config(log)
+	if err != nil {
+		return err
+	}
+	m := newMembers(etcd, &config.Postgres, passwords, "router", log)
+	router := routing.New(m, routing.Config{}, log)
+
+	// The cluster is left only when no request needs it any more.
+	inTouch, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
+	failed := make(chan error, 2)
+	var running sync.WaitGroup
+	running.Go(func() {
+		failed <- m.run(inTouch, duties{beside: func(ctx context.Context, _ *cluster.Cluster, _ *cluster.Watcher, s *shard.Shard) {
+			s.Listen(ctx, func(_ shard.Notice, named []ledger.Identity) { router.Ended(s.ID(), named) }, shard.SagasEnded)
+		}})
+	})
+
+	server := api.NewServer(api.New(api.Config{
+		Ledger: router, Health: health{m}, Currency: ledger.Currency(config.Currency),
+		Wait: config.Wait, Timeout: config.Timeout, Log: log,
+	}), log)
+	running.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("serve: %w", err)
+		}
+	})
+	log.Info("router serves", "http", listener.Addr().String())
+
+	select {
+	case err = <-failed:
+	case <-ctx.Done():
+		log.Info("router stops", "grace", config.Grace)
+	}
+	graceful, cancel := context.WithTimeout(context.WithoutCancel(ctx), config.Grace)
+	defer cancel()
+	if shutdownErr := server.Shutdown(graceful); shutdownErr != nil {
+		err = errors.Join(err, fmt.Errorf("requests were cut off: %w", shutdownErr), server.Close())
+	}
+	router.Close()
+	leave()
+	running.Wait()
+	return err
+}
+
+// health says whether a router should get requests.
+type health struct {
+	members *members
+}
+
+// Readiness implements api.Health.
+func (h health) Readiness(context.Context) api.Readiness {
+	w := h.members.watcher.Load()
+	if w == nil {
+		return api.Readiness{Parts: []api.Part{{Name: "etcd", State: "not reached yet"}}}
+	}
+	status, view := w.Status(), w.Current()
+	etcd := "connected"
+	if !status.Connected {
+		etcd = fmt.Sprintf("away since %s, serving from the map of revision %d", status.Contact.UTC().Format(time.RFC3339), view.Revision)
+	}
+	parts := []api.Part{{Name: "etcd", State: etcd}}
+	state := fmt.Sprintf("revision %d", view.Map.Revision())
+	if !view.Founded() {
+		state = fmt.Sprintf("not founded: %d shards registered", len(view.Shards))
+	}
+	if status.Problem != "" {
+		state += ", standing still: the keys in etcd make no sense"
+	}
+	parts = append(parts, api.Part{Name: "map", State: state},
+		api.Part{Name: "shards", State: fmt.Sprintf("%d known", len(view.Shards))})
+	return api.Readiness{Ready: view.Founded(), Parts: parts}
+}

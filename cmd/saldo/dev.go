@@ -1,0 +1,404 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/saldo-ledger/saldo/cmd/internal/wire"
+	"github.com/saldo-ledger/saldo/internal/cluster"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/local"
+	"github.com/saldo-ledger/saldo/internal/telemetry"
+)
+
+type devCommand struct {
+	HTTP     string   `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
+	Data     string   `name:"data" env:"SALDO_DATA" default:"${data}" help:"Data directory, kept from run to run. cluster.json in it tells where the parts are."`
+	Shards   int      `name:"shards" env:"SALDO_SHARDS" default:"3" help:"Postgres servers that a new cluster begins with."`
+	Currency string   `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
+	Log      wire.Log `embed:""`
+}
+
+// Validate is called by the flag parser.
+func (c *devCommand) Validate() error {
+	if c.Shards < 1 || c.Shards > 64 {
+		return fmt.Errorf("--shards is %d, not 1 to 64", c.Shards)
+	}
+	_, err := ledger.ParseCurrency(c.Currency)
+	return err
+}
+
+// stopTime is for the servers to shut down.
+const stopTime = 20 * time.Second
+
+func (c *devCommand) Run(ctx context.Context, to streams) (err error) {
+	d := &dev{devCommand: *c, to: to, changed: make(chan struct{}, 1)}
+	defer func() { err = errors.Join(err, d.stop()) }()
+	flush, err := telemetry.StartTracing(ctx, "saldo-dev")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = flush(context.WithoutCancel(ctx)) }()
+	if err := d.prepare(); err != nil {
+		return err
+	}
+	if err := d.startServers(ctx); err != nil {
+		return err
+	}
+	if err := d.formCluster(ctx); err != nil {
+		return err
+	}
+	return d.serve(ctx)
+}
+
+// dev is a cluster on this machine.
+type dev struct {
+	devCommand
+	to       streams
+	log      *slog.Logger // of the services: to the log file
+	console  *slog.Logger // of the servers: to the log file and, what a person should see, to standard error
+	logFile  *os.File
+	lock     *local.DirLock
+	listener net.Listener
+
+	etcd      *local.Etcd
+	postgres  map[ledger.ShardID]*local.Postgres
+	cluster   *cluster.Cluster
+	config    cluster.ClusterConfig
+	addresses map[ledger.ShardID]string // as registered
+	changed   chan struct{}             // room for one: a server came, went or moved
+}
+
+func (d *dev) say(format string, args ...any) { fmt.Fprintf(d.to.err, format+"\n", args...) }
+
+// prepare takes the data directory and the address: whatever can fail early does.
+func (d *dev) prepare() (err error) {
+	if d.Data, err = filepath.Abs(d.Data); err != nil {
+		return err
+	}
+	if err := local.PrepareDir(d.Data); err != nil {
+		return fmt.Errorf("%w (choose another data directory with --data or SALDO_DATA)", err)
+	}
+	if d.lock, err = local.LockDir(d.Data); err != nil {
+		return fmt.Errorf("%w (is `saldo dev` running there? choose another data directory with --data or SALDO_DATA)", err)
+	}
+	if d.listener, err = net.Listen("tcp", d.HTTP); err != nil {
+		return fmt.Errorf("serve on %s (choose another address with --http or SALDO_HTTP): %w", d.HTTP, err)
+	}
+	d.logFile, err = os.OpenFile(filepath.Join(d.Data, "saldo.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if d.log, err = telemetry.NewLogger(d.logFile, d.Log.Format, d.Log.Level); err != nil {
+		return err
+	}
+	warnings, err := telemetry.NewLogger(d.to.err, "text", "warn")
+	if err != nil {
+		return err
+	}
+	d.console = slog.New(slog.NewMultiHandler(d.log.Handler(), warnings.Handler()))
+	return nil
+}
+
+// startServers starts etcd and every Postgres, side by side.
+func (d *dev) startServers(ctx context.Context) error {
+	begun := time.Now()
+	binaries, err := local.FindPostgres(os.Getenv)
+	if err != nil {
+		return err
+	}
+	ids, err := d.shardIDs()
+	if err != nil {
+		return err
+	}
+	d.say("starting etcd and %d Postgres %s servers in %s", len(ids), binaries.Version, d.Data)
+	d.etcd = local.NewEtcd(local.EtcdOptions{Dir: filepath.Join(d.Data, "etcd"), Log: d.log})
+	d.postgres = make(map[ledger.ShardID]*local.Postgres)
+	for _, id := range ids {
+		d.postgres[id] = local.NewPostgres(local.PostgresOptions{
+			Binaries: binaries, Dir: filepath.Join(d.Data, string(id)), Name: string(id), Log: d.console,
+			OnEvent: func(local.Event) {
+				select {
+				case d.changed <- struct{}{}:
+				default:
+				}
+			},
+		})
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.etcd.Start(groupCtx) })
+	for id, server := range d.postgres {
+		group.Go(func() error {
+			if err := server.Start(groupCtx); err != nil {
+				return fmt.Errorf("start the Postgres of shard %s: %w", id, err)
+			}
+			d.say("  %s: Postgres on port %d", id, server.Port())
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	d.say("  servers are up after %v", time.Since(begun).Round(10*time.Millisecond))
+	return nil
+}
+
+// shardIDs returns the shards of the cluster that is kept here, at least as many as were asked for.
+func (d *dev) shardIDs() ([]ledger.ShardID, error) {
+	var ids []ledger.ShardID
+	for n := 1; ; n++ {
+		id := ledger.ShardID(fmt.Sprintf("s%d", n))
+		exists, err := local.Exists(filepath.Join(d.Data, string(id)))
+		if err != nil {
+			return nil, err
+		}
+		if n > d.Shards && !exists {
+			return ids, nil
+		}
+		ids = append(ids, id)
+	}
+}
+
+// formCluster migrates, enrolls and registers what is new.
+func (d *dev) formCluster(ctx context.Context) (err error) {
+	d.cluster, err = cluster.Connect(ctx, cluster.Config{Endpoints: d.etcd.Endpoints(), Log: d.log})
+	if err != nil {
+		return err
+	}
+	if d.config, _, err = d.cluster.Init(ctx, len(d.postgres)); err != nil {
+		return err
+	}
+	if err := d.readdress(ctx); err != nil {
+		return err
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	for id, server := range d.postgres {
+		group.Go(func() error {
+			return addShard(groupCtx, d.cluster, d.config, newShard{
+				id: id, dsn: server.DSNWithoutPassword(), ownerDSN: server.DSN(), passwords: d.password,
+			}, func(line string) { d.log.Info(line) })
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	view, err := d.cluster.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if !view.Founded() { // an earlier first start with more shards was cut off
+		if _, err := d.cluster.Found(ctx, view); err != nil {
+			return err
+		}
+		if view, err = d.cluster.Read(ctx); err != nil {
+			return err
+		}
+	}
+	for _, id := range sortedIDs(view.Shards) {
+		if !slices.Contains(view.Map.Shards(), id) {
+			d.say("  %s: has no slots, since it joined after the cluster was founded", id)
+		}
+	}
+	return d.writeFile()
+}
+
+func (d *dev) password(id ledger.ShardID) string {
+	if server, ok := d.postgres[id]; ok {
+		return server.Password()
+	}
+	return ""
+}
+
+// readdress tells the cluster where servers are that have come up on another port than before.
+func (d *dev) readdress(ctx context.Context) error {
+	view, err := d.cluster.Read(ctx)
+	if err != nil {
+		return err
+	}
+	for id, server := range d.postgres {
+		known, ok := view.Shards[id]
+		if ok && known.DSN != server.DSNWithoutPassword() {
+			if _, err := d.cluster.Readdress(ctx, d.config, id, server.DSNWithoutPassword()); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *dev) writeFile() error {
+	file := clusterFile{
+		HTTP: "http://" + d.listener.Addr().String(), Etcd: d.etcd.Endpoints(), Prefix: "/saldo/default/",
+		PID: os.Getpid(), Log: d.logFile.Name(),
+	}
+	for _, id := range sortedIDs(d.postgres) {
+		server := d.postgres[id]
+		file.Shards = append(file.Shards, shardPart{ID: id, DSN: server.DSN(), PID: server.PID(), Data: server.Data(), Log: server.LogFile()})
+	}
+	return file.write(d.Data)
+}
+
+func sortedIDs[V any](m map[ledger.ShardID]V) []ledger.ShardID { return slices.Sorted(maps.Keys(m)) }
+
+// serve runs router and coordinator until ctx ends or one fails.
+func (d *dev) serve(ctx context.Context) error {
+	etcd := wire.Etcd{Endpoints: d.etcd.Endpoints()}
+	postgres := wire.Postgres{Writers: 2, MaxBatch: 512, QueueSize: 8192, ReadConns: 4}
+	group, ctx := errgroup.WithContext(ctx)
+
+	// The coordinator outlives the router: requests that are waiting get their ends.
+	coordinatorCtx, stopCoordinator := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		return wire.RunCoordinator(coordinatorCtx, wire.Coordinator{
+			Settle: 3 * time.Second, Poll: 500 * time.Millisecond, Etcd: etcd, Postgres: postgres,
+		}, d.password, d.log)
+	})
+	group.Go(func() error {
+		defer stopCoordinator()
+		return wire.RunRouter(ctx, wire.Router{
+			HTTP: d.HTTP, Currency: d.Currency, Wait: time.Second, Timeout: 8 * time.Second, Grace: 10 * time.Second,
+			Etcd: etcd, Postgres: postgres,
+		}, d.password, d.listener, d.log)
+	})
+	group.Go(func() error { return d.keepCurrent(ctx) })
+	group.Go(func() error {
+		if err := d.makeDemoUser(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		d.banner()
+		return nil
+	})
+	err := group.Wait()
+	d.say("stopping")
+	return err
+}
+
+// keepCurrent follows the servers: their addresses in etcd, their pids in cluster.json.
+func (d *dev) keepCurrent(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.changed:
+		}
+		if err := d.writeFile(); err != nil {
+			d.console.Warn("cluster.json is not current", "error", err)
+		}
+		if err := d.readdress(ctx); err != nil && ctx.Err() == nil {
+			d.console.Warn("a server's new address is not registered", "error", err)
+		}
+	}
+}
+
+const (
+	demoUser = "6d7750a1-c3f2-4765-bf8f-33bc80f3f809"
+	demoAdd  = "demo-opening-balance"
+)
+
+// makeDemoUser makes the user that the examples use, with 100. The fixed ids make that happen once.
+func (d *dev) makeDemoUser(ctx context.Context) error {
+	user := map[string]any{"id": demoUser, "name": "Test"}
+	if err := d.post(ctx, "/users", user, http.StatusCreated, http.StatusOK); err != nil {
+		return fmt.Errorf("make the demo user: %w", err)
+	}
+	add := map[string]any{"amount": 100, "transaction_id": demoAdd}
+	if err := d.post(ctx, "/users/"+demoUser+"/add", add, http.StatusAccepted, http.StatusUnprocessableEntity); err != nil {
+		return fmt.Errorf("give the demo user money: %w", err)
+	}
+	return nil
+}
+
+// post sends a request to the router until it is ready to answer it.
+func (d *dev) post(ctx context.Context, path string, body any, want ...int) error {
+	content, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+d.listener.Addr().String()+path, bytes.NewReader(content))
+		if err != nil {
+			return err
+		}
+		request.Header.Set("Content-Type", "application/json")
+		response, err := http.DefaultClient.Do(request)
+		if err == nil {
+			answer, _ := io.ReadAll(io.LimitReader(response.Body, 1000))
+			response.Body.Close()
+			if slices.Contains(want, response.StatusCode) {
+				return nil
+			}
+			err = fmt.Errorf("%s: %s", response.Status, answer)
+		}
+		if ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+func (d *dev) banner() {
+	url := "http://" + d.listener.Addr().String()
+	d.say(`
+Saldo serves on %[1]s, with %[2]d shards. Try:
+
+  curl %[1]s/users/%[3]s/balance
+  curl %[1]s/users -H 'Content-Type: application/json' -d '{"id":"alice","name":"Alice"}'
+  curl %[1]s/transfers -H 'Content-Type: application/json' -d '{"source":"%[3]s","destination":"alice","amount":25}'
+
+Logs and data: %[4]s (where the parts are: cluster.json). The interface: %[1]s/openapi.yaml. Stop with Ctrl-C.
+`, url, len(d.postgres), demoUser, d.Data)
+}
+
+// stop ends what was started, last first.
+func (d *dev) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	var errs []error
+	if d.cluster != nil {
+		errs = append(errs, d.cluster.Close())
+	}
+	var stopping sync.WaitGroup
+	failed := make(chan error, len(d.postgres))
+	for _, server := range d.postgres {
+		stopping.Go(func() { failed <- server.Stop(ctx) })
+	}
+	stopping.Wait()
+	close(failed)
+	for err := range failed {
+		errs = append(errs, err)
+	}
+	if d.etcd != nil {
+		d.etcd.Stop()
+	}
+	if d.listener != nil {
+		_ = d.listener.Close() // the router has closed it, if it came so far
+	}
+	if d.lock != nil && d.etcd != nil {
+		_ = os.Remove(clusterFileIn(d.Data)) // nothing is there any more
+	}
+	if d.logFile != nil {
+		errs = append(errs, d.logFile.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Unlock())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,37 @@
+// Command saldo is Saldo for people: a whole cluster on this machine (`saldo dev`), the shards of a cluster, the audit.
+package main
+
+import (
+	"context"
+	"io"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/saldo-ledger/saldo/cmd/internal/wire"
+)
+
+func main() { wire.Main(run) }
+
+type commands struct {
+	Dev   devCommand   `cmd:"" help:"Run a whole cluster on this machine: Postgres shards, etcd, a router and a coordinator."`
+	Shard shardCommand `cmd:"" help:"The shards of a cluster."`
+	Audit auditCommand `cmd:"" help:"Read all shards, while they run, and check that every cent is where it should be."`
+
+	Version kong.VersionFlag `help:"Print the version and exit."`
+}
+
+// streams are a command's standard output and error.
+type streams struct {
+	out, err io.Writer
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var c commands
+	parsed, err := wire.Parse(&c, "saldo", "Saldo is a ledger for money that is too busy for one database.", args, stdout, stderr,
+		kong.Vars{"data": defaultData()})
+	if err != nil {
+		return err
+	}
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	return parsed.Run(streams{out: stdout, err: stderr})
+}

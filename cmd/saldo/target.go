@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/url"
+
+	"github.com/saldo-ledger/saldo/cmd/internal/wire"
+	"github.com/saldo-ledger/saldo/internal/cluster"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+)
+
+// target says which cluster a command is about: the one that etcd's flags name, else the one that `saldo dev` runs from
+// the data directory.
+type target struct {
+	wire.Etcd    `embed:""`
+	PasswordFile string `name:"postgres-password-file" env:"SALDO_POSTGRES_PASSWORD_FILE" placeholder:"FILE" help:"Holds the password of all shards. Without it PGPASSWORD and PGPASSFILE count, as for psql."`
+	Data         string `name:"data" env:"SALDO_DATA" default:"${data}" help:"Data directory of saldo dev: its cluster is meant where --etcd is not said."`
+}
+
+// connect reaches the cluster and returns how to log in to its shards. Close the cluster.
+func (t *target) connect(ctx context.Context) (*cluster.Cluster, wire.Passwords, error) {
+	passwords, err := (&wire.Postgres{PasswordFile: t.PasswordFile}).Passwords()
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(t.Endpoints) == 0 {
+		file, err := readClusterFile(t.Data)
+		if err != nil {
+			return nil, nil, err
+		}
+		if file != nil {
+			t.Endpoints, t.Prefix = file.Etcd, file.Prefix
+			passwords = file.passwords()
+		}
+	}
+	config, err := t.Config(slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := cluster.Connect(ctx, config)
+	return c, passwords, err
+}
+
+func (c *clusterFile) passwords() wire.Passwords {
+	known := make(map[ledger.ShardID]string)
+	for _, s := range c.Shards {
+		if dsn, err := url.Parse(s.DSN); err == nil {
+			known[s.ID], _ = dsn.User.Password()
+		}
+	}
+	return func(id ledger.ShardID) string { return known[id] }
+}

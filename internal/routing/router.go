@@ -1,0 +1,170 @@
+package routing
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// Shard is one shard. Errors that its methods share: CodeUnavailable and CodeOverloaded, when nothing was recorded;
+// CodeUnknown, when that is not known; *placement.OwnershipError and *placement.StrangerError, when the shard refuses to
+// act for a slot.
+type Shard interface {
+	Submit(ctx context.Context, op ledger.Operation, holds ...placement.Hold) (ledger.Result, error)
+	Complete(ctx context.Context, id ledger.Identity, hold placement.Hold) (ledger.SagaState, error)
+	CreateUser(ctx context.Context, user ledger.User, hold placement.Hold) (stored ledger.User, created bool, err error)
+	User(ctx context.Context, id ledger.UserID) (ledger.User, error)
+	Balance(ctx context.Context, id ledger.UserID, currency ledger.Currency) (ledger.Account, error)
+	History(ctx context.Context, id ledger.UserID, currency ledger.Currency, before int64, limit int) (ledger.HistoryPage, error)
+	Transfer(ctx context.Context, id ledger.Identity) (ledger.TransferRecord, error)
+	TransfersByTxID(ctx context.Context, id ledger.TxID, slots []ledger.Slot) ([]ledger.TransferRecord, error)
+	EndedSagas(ctx context.Context, ids []ledger.Identity) (map[ledger.Identity]ledger.Saga, error)
+}
+
+// Cluster is what is known of the cluster at the moment.
+type Cluster interface {
+	// Map is the newest map that is known. It does not wait.
+	Map() *placement.Map
+	// Refresh makes Map return one that is newer than the wrong one or was read after the call began. Callers at once
+	// share one read.
+	Refresh(ctx context.Context, wrong *placement.Map) error
+	// Shard returns access to a shard, or false if it is not registered.
+	Shard(id ledger.ShardID) (Shard, bool)
+}
+
+// Config of a router. Zero values mean the defaults.
+type Config struct {
+	FenceWait time.Duration // for a moving slot; default 2 s
+	Reroutes  int           // how often a call follows a changed map; default 8
+	Poll      time.Duration // look for ends of sagas even without a notice; default 100 ms
+}
+
+// Router does use cases on whichever shards they concern. It is safe for concurrent use.
+type Router struct {
+	cluster Cluster
+	config  Config
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	waiting map[ledger.ShardID]*homeWait // homes with somebody who waits for the end of a saga
+	closed  bool
+	loops   sync.WaitGroup
+	ctx     context.Context // of the loops
+	stop    context.CancelFunc
+}
+
+// New returns a router. Close ends it.
+func New(cluster Cluster, config Config, log *slog.Logger) *Router {
+	if config.FenceWait == 0 {
+		config.FenceWait = 2 * time.Second
+	}
+	if config.Reroutes == 0 {
+		config.Reroutes = 8
+	}
+	if config.Poll == 0 {
+		config.Poll = 100 * time.Millisecond
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	return &Router{cluster: cluster, config: config, log: log, ctx: ctx, stop: stop, waiting: make(map[ledger.ShardID]*homeWait)}
+}
+
+// Close ends what the router does on its own. Calls under way go on, but no longer wait for ends of sagas.
+func (r *Router) Close() {
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.stop()
+	r.loops.Wait()
+}
+
+// ShardOf says where a user lives by the newest map; "" if nowhere yet.
+func (r *Router) ShardOf(user ledger.UserID) ledger.ShardID {
+	return r.cluster.Map().OwnerOf(user).Shard
+}
+
+// onShardOf calls do with the shard of a user and follows the user when the map turns out to be wrong. do gets the map
+// that it is called by.
+func (r *Router) onShardOf(ctx context.Context, user ledger.UserID, do func(m *placement.Map, s Shard, hold placement.Hold) error) error {
+	var fencedSince time.Time
+	for attempt := 0; ; attempt++ {
+		m := r.cluster.Map()
+		err := r.tryShardOf(m, user, do)
+		var refused *placement.OwnershipError
+		if !errors.As(err, &refused) {
+			return r.strangers(err)
+		}
+		switch {
+		case ledger.CodeOf(err) == ledger.CodeUnknown:
+			return err // an attempt was lost before the refusal
+		case refused.Ahead():
+			r.log.Error("a shard is behind the map: it lost a write or was restored from a backup; nothing is written to its slots until a person has looked",
+				"user_slot", placement.SlotOf(user), "error", err)
+			return ledger.Unavailable("the shard is being looked after: nothing was recorded, try again later", err)
+		case fenced(refused):
+			if fencedSince.IsZero() {
+				fencedSince = time.Now()
+			}
+			if time.Since(fencedSince) > r.config.FenceWait {
+				return ledger.Unavailable("the user's slot is moving: nothing was recorded, try again", err)
+			}
+		case attempt >= r.config.Reroutes:
+			return ledger.Unavailable("the map of the cluster is changing: nothing was recorded, try again", err)
+		}
+		if attempt > 0 { // the first newer map is often right at once
+			if waitErr := sleep(ctx, rand.N(10*time.Millisecond<<min(attempt, 4))); waitErr != nil {
+				return ledger.Unavailable("the user's slot is moving: nothing was recorded, try again", err)
+			}
+		}
+		if refreshErr := r.cluster.Refresh(ctx, m); refreshErr != nil && !fenced(refused) {
+			return ledger.Unavailable("the map of the cluster is not up to date: nothing was recorded, try again", errors.Join(err, refreshErr))
+		}
+	}
+}
+
+func (r *Router) tryShardOf(m *placement.Map, user ledger.UserID, do func(m *placement.Map, s Shard, hold placement.Hold) error) error {
+	id, hold := m.HoldOn(user)
+	if id == "" {
+		return ledger.Unavailable("the cluster has no shard for this user yet: try again", nil)
+	}
+	s, ok := r.cluster.Shard(id)
+	if !ok {
+		return ledger.Unavailable("the user's shard is not registered: try again", nil)
+	}
+	return do(m, s, hold)
+}
+
+// strangers turns the refusal of a database that is not the shard into an answer for clients.
+func (r *Router) strangers(err error) error {
+	var stranger *placement.StrangerError
+	if errors.As(err, &stranger) && ledger.CodeOf(err) == "" {
+		r.log.Error("a shard's address leads to something else; nothing is written there", "error", err)
+		return ledger.Unavailable("the shard is being looked after: nothing was recorded, try again later", err)
+	}
+	return err
+}
+
+func fenced(refused *placement.OwnershipError) bool {
+	for _, refusal := range refused.Refusals {
+		if refusal.Answer == placement.Fenced {
+			return true
+		}
+	}
+	return false
+}
+
+func sleep(ctx context.Context, wait time.Duration) error {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,140 @@
+package routing
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// Transfer does the start of a transfer (its Saga flag is decided here) at the initiator's home. If that opens a saga, or
+// finds one that is still running, it waits for the end, but no longer than wait. replayed tells that the identity was
+// known, with the same contents. The record has no times.
+//
+// A refusal is a record, not an error. Errors: CodeConflict, CodeUnavailable, CodeOverloaded, CodeUnknown.
+func (r *Router) Transfer(ctx context.Context, start ledger.Operation, wait time.Duration) (record ledger.TransferRecord, replayed bool, err error) {
+	var (
+		result ledger.Result
+		home   ledger.ShardID
+	)
+	err = r.onShardOf(ctx, start.Initiator, func(m *placement.Map, s Shard, hold placement.Hold) (err error) {
+		home = m.OwnerOf(start.Initiator).Shard
+		start.Saga = false
+		holds := []placement.Hold{hold}
+		if start.Kind == ledger.KindTransfer && start.Payee != start.Initiator {
+			shard, payeeHold := m.HoldOn(start.Payee)
+			if shard == home {
+				holds = append(holds, payeeHold)
+			} else {
+				start.Saga = true
+			}
+		}
+		result, err = s.Submit(ctx, start, holds...)
+		return err
+	})
+	if err != nil {
+		return ledger.TransferRecord{}, false, err
+	}
+	record = ledger.TransferRecord{Recorded: result.Recorded, State: result.State}
+	if record.State == ledger.SagaPending && wait > 0 {
+		if ended, ok := r.awaitEnd(ctx, home, record.Identity, wait); ok {
+			record.State, record.Cause = ended.State, ended.Cause
+		}
+	} else if record.State == ledger.SagaRefunded {
+		// The cause is in the saga's row, not with the start.
+		stored, err := r.Find(ctx, record.Identity)
+		if err != nil {
+			return record, result.Replayed, err
+		}
+		record = stored
+	}
+	return record, result.Replayed, nil
+}
+
+// Submit does a credit or a refund on the shard of the operation's owner. Errors as for Transfer, and ErrImpossible.
+func (r *Router) Submit(ctx context.Context, op ledger.Operation) (result ledger.Result, err error) {
+	err = r.onShardOf(ctx, op.Owner(), func(_ *placement.Map, s Shard, hold placement.Hold) (err error) {
+		result, err = s.Submit(ctx, op, hold)
+		return err
+	})
+	return result, err
+}
+
+// Complete ends a credited saga at its home. Errors as for Submit.
+func (r *Router) Complete(ctx context.Context, id ledger.Identity) (state ledger.SagaState, err error) {
+	err = r.onShardOf(ctx, id.Initiator, func(_ *placement.Map, s Shard, hold placement.Hold) (err error) {
+		state, err = s.Complete(ctx, id, hold)
+		return err
+	})
+	return state, err
+}
+
+// Find reads what became of a transfer. Errors: CodeTransferNotFound, CodeUnavailable.
+func (r *Router) Find(ctx context.Context, id ledger.Identity) (record ledger.TransferRecord, err error) {
+	err = r.onShardOf(ctx, id.Initiator, func(_ *placement.Map, s Shard, _ placement.Hold) (err error) {
+		record, err = s.Transfer(ctx, id)
+		return err
+	})
+	return record, err
+}
+
+// FindByTxID asks every shard for a transfer of any initiator. Errors: CodeTransferNotFound only if every slot was asked;
+// CodeAmbiguous if there are several; CodeUnavailable.
+func (r *Router) FindByTxID(ctx context.Context, id ledger.TxID) (ledger.TransferRecord, error) {
+	m := r.cluster.Map()
+	found, err := r.askAll(ctx, m, id)
+	if err != nil && r.cluster.Refresh(ctx, m) == nil { // the map may have changed
+		found, err = r.askAll(ctx, r.cluster.Map(), id)
+	}
+	switch {
+	case len(found) > 1:
+		return ledger.TransferRecord{}, &ledger.Error{
+			Code: ledger.CodeAmbiguous, Message: "several users have used this transaction id: ask for one of them, at /users/{uid}/transfers/{tx_id}",
+		}
+	case err != nil:
+		return ledger.TransferRecord{}, ledger.Unavailable("not every shard answered: try again, or ask at /users/{uid}/transfers/{tx_id}", err)
+	case len(found) == 0:
+		return ledger.TransferRecord{}, &ledger.Error{Code: ledger.CodeTransferNotFound, Message: "transfer not found"}
+	}
+	return found[0], nil
+}
+
+// askAll returns what the shards that answered found, and the error of one that did not.
+func (r *Router) askAll(ctx context.Context, m *placement.Map, id ledger.TxID) (found []ledger.TransferRecord, err error) {
+	if !m.Complete() {
+		return nil, ledger.Unavailable("the cluster has slots without a shard", nil)
+	}
+	slots := make(map[ledger.ShardID][]ledger.Slot)
+	for _, owned := range m.Ranges() {
+		for slot := owned.First; slot <= owned.Last; slot++ {
+			slots[owned.Shard] = append(slots[owned.Shard], slot)
+		}
+	}
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+	)
+	for shard, slots := range slots {
+		group.Go(func() {
+			records, askErr := r.ask(ctx, shard, id, slots)
+			mu.Lock()
+			defer mu.Unlock()
+			found = append(found, records...)
+			if askErr != nil {
+				err = askErr
+			}
+		})
+	}
+	group.Wait()
+	return found, err
+}
+
+func (r *Router) ask(ctx context.Context, shard ledger.ShardID, id ledger.TxID, slots []ledger.Slot) ([]ledger.TransferRecord, error) {
+	s, ok := r.cluster.Shard(shard)
+	if !ok {
+		return nil, ledger.Unavailable("shard "+string(shard)+" is not registered", nil)
+	}
+	return s.TransfersByTxID(ctx, id, slots)
+}
