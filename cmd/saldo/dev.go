@@ -76,12 +76,11 @@ type dev struct {
 	lock     *local.DirLock
 	listener net.Listener
 
-	etcd      *local.Etcd
-	postgres  map[ledger.ShardID]*local.Postgres
-	cluster   *cluster.Cluster
-	config    cluster.ClusterConfig
-	addresses map[ledger.ShardID]string // as registered
-	changed   chan struct{}             // room for one: a server came, went or moved
+	etcd     *local.Etcd
+	postgres map[ledger.ShardID]*local.Postgres
+	cluster  *cluster.Cluster
+	config   cluster.ClusterConfig
+	changed  chan struct{} // room for one: a server came, went or moved
 }
 
 func (d *dev) say(format string, args ...any) { fmt.Fprintf(d.to.err, format+"\n", args...) }

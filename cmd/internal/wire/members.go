@@ -198,14 +198,3 @@ func (m *members) closeAll() {
 	}
 	closing.Wait()
 }
-
-// shards returns the open shards.
-func (m *members) shards() map[ledger.ShardID]*shard.Shard {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	shards := make(map[ledger.ShardID]*shard.Shard, len(m.open))
-	for id, member := range m.open {
-		shards[id] = member.shard
-	}
-	return shards
-}

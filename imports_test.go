@@ -1,0 +1,102 @@
+package saldo_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/saldo-ledger/saldo/"
+
+// imports is the house: which of our packages a package may import, and which foreign things it is there to know. Arrows
+// point down only; an adapter hides one foreign thing and never imports another adapter; they meet in cmd.
+var imports = map[string]struct{ ours, foreign []string }{
+	// decisions: pure
+	"internal/ledger":    {},
+	"internal/placement": {ours: []string{"internal/ledger"}, foreign: []string{"github.com/cespare/xxhash/v2"}},
+	"saga":               {ours: []string{"internal/ledger"}, foreign: []string{"go.opentelemetry.io/otel"}},
+
+	// use cases: over interfaces that they declare
+	"internal/routing": {ours: []string{"internal/ledger", "internal/placement"}},
+	"internal/audit":   {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"golang.org/x/sync"}},
+
+	// adapters: each hides one thing
+	"shard": {
+		ours:    []string{"internal/ledger", "internal/placement", "internal/audit", "saga"},
+		foreign: []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/cenkalti/backoff/v5"},
+	},
+	"internal/cluster": {
+		ours:    []string{"internal/ledger", "internal/placement"},
+		foreign: []string{"go.etcd.io/etcd/client/v3", "go.etcd.io/etcd/api/v3", "github.com/cenkalti/backoff/v5", "github.com/google/uuid", "google.golang.org/grpc", "go.uber.org/zap"},
+	},
+	"internal/api": {
+		ours:    []string{"internal/ledger"},
+		foreign: []string{"github.com/gin-gonic/gin", "github.com/google/uuid", "go.opentelemetry.io/otel"},
+	},
+	"internal/telemetry": {foreign: []string{"go.opentelemetry.io/otel"}},
+	"internal/local": {foreign: []string{
+		"go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/client/pkg/v3", "github.com/cenkalti/backoff/v5", "go.uber.org/zap", "golang.org/x/sys",
+	}},
+}
+
+// Test machinery and the programs may import what they like; nobody may import them.
+func free(pkg string) bool {
+	return strings.HasPrefix(pkg, "cmd/") || strings.HasSuffix(pkg, "test") || pkg == "internal/e2e"
+}
+
+func TestImportsFollowTheHouse(t *testing.T) {
+	t.Parallel()
+	for _, p := range listPackages(t) {
+		pkg := strings.TrimPrefix(p.ImportPath, module)
+		if free(pkg) {
+			continue
+		}
+		allowed, ok := imports[pkg]
+		if !ok {
+			t.Errorf("package %s has no place in the house: give it one in the table of this test", pkg)
+			continue
+		}
+		for _, path := range p.Imports {
+			ours, isOurs := strings.CutPrefix(path, module)
+			switch {
+			case isOurs:
+				if !slices.Contains(allowed.ours, ours) {
+					t.Errorf("%s must not import %s", pkg, ours)
+				}
+			case strings.Contains(strings.Split(path, "/")[0], "."):
+				if !slices.ContainsFunc(allowed.foreign, func(m string) bool { return path == m || strings.HasPrefix(path, m+"/") }) {
+					t.Errorf("%s must not import %s", pkg, path)
+				}
+			}
+		}
+	}
+}
+
+type goPackage struct {
+	ImportPath string
+	Imports    []string
+}
+
+func listPackages(t *testing.T) []goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var packages []goPackage
+	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return packages
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if p.ImportPath+"/" != module && len(p.Imports) > 0 {
+			packages = append(packages, p)
+		}
+	}
+}
