@@ -1,0 +1,72 @@
+# `make help` lists what there is.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run development-serve build test test.unit test.integration test.coverage \
+	verify verify.static verify.format verify.vet verify.lint verify.generated fmt clean
+
+GO ?= go
+# More arguments for `saldo dev`, as in: make run ARGS='--shards 5'
+ARGS ?=
+# More flags for go test, as in: make test TESTFLAGS='-run Audit -v'
+TESTFLAGS ?=
+TEST = $(GO) test -race -timeout 12m $(TESTFLAGS)
+
+# The folder of the Postgres server programs, found or installed; exported to a
+# recipe's shell, which fails with the script's words if there are none.
+POSTGRES = SALDO_POSTGRES_BIN="$$(scripts/ensure-postgres)" && export SALDO_POSTGRES_BIN
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+
+run: ## run a whole cluster on this machine (SALDO_HTTP, SALDO_DATA, SALDO_SHARDS; ARGS='--shards 5')
+	@$(POSTGRES) && $(GO) build -o bin/saldo ./cmd/saldo && exec bin/saldo dev $(ARGS)
+
+development-serve: run ## the same as run: serves on port 8080
+
+build: ## build bin/saldo, bin/router and bin/coordinator
+	$(GO) build -o bin/ ./cmd/...
+
+
+test: ## run all tests, with the race detector
+	@$(POSTGRES) && $(TEST) ./...
+
+test.unit: ## run the tests that need no Postgres and no etcd
+	$(TEST) -short ./...
+
+test.integration: ## run the tests that need Postgres, etcd or the built programs
+	@$(POSTGRES) && $(TEST) $$(scripts/integration-packages)
+
+test.coverage: ## run all tests, write coverage.html and open it in a browser if there is one
+	@$(POSTGRES) && $(TEST) -coverpkg=./... -coverprofile=coverage.out ./...
+	$(GO) tool cover -html=coverage.out -o coverage.html
+	@$(GO) tool cover -func=coverage.out | tail -n 1
+	@if [ -z "$$CI" ]; then \
+		for open in xdg-open open; do \
+			if command -v $$open >/dev/null; then $$open coverage.html >/dev/null 2>&1 & exit 0; fi; \
+		done; \
+	fi; echo "see coverage.html"
+
+verify: verify.static test ## run what CI runs: format, vet, lint, generated files, all tests
+
+verify.static: verify.format verify.vet verify.lint verify.generated ## run what needs no server
+
+verify.format: ## check that gofmt would change nothing
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change (make fmt does it):"; echo "$$unformatted"; exit 1; fi
+
+verify.vet: ## run go vet
+	$(GO) vet ./...
+
+verify.lint: ## run staticcheck, at the version of go.mod
+	$(GO) tool staticcheck ./...
+
+verify.generated: ## check that generated files are up to date
+	scripts/check-generated
+
+fmt: ## format the code
+	gofmt -w .
+
+clean: ## remove what the targets above made
+	rm -rf bin coverage.out coverage.html
