@@ -1,0 +1,265 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+)
+
+// Ledger is what the face needs from the rest of Saldo. Errors that a client may see are *ledger.Error; every other
+// error is internal, except that a context's end is answered 504 where something may have been recorded and 503 where
+// not.
+type Ledger interface {
+	// CreateUser stores a user of whom the caller sets ID, Name and Email. created is false if exactly this user was
+	// there. CodeUserConflict: the id is taken with other contents.
+	CreateUser(ctx context.Context, user ledger.User) (stored ledger.User, created bool, err error)
+
+	// User returns a user and all accounts. CodeUserNotFound.
+	User(ctx context.Context, id ledger.UserID) (ledger.User, error)
+
+	// Balance returns one account, zero if the user has none in that currency. CodeUserNotFound.
+	Balance(ctx context.Context, id ledger.UserID, currency ledger.Currency) (ledger.Account, error)
+
+	// History returns up to limit entries with a version below before (0: from the newest), newest first.
+	// CodeUserNotFound.
+	History(
+		ctx context.Context, id ledger.UserID, currency ledger.Currency, before int64, limit int,
+	) (ledger.HistoryPage, error)
+
+	// Transfer does a start and, if that opens a saga, waits for its end up to wait. It decides whether the start opens
+	// one: start.Saga is not set. A refusal is a record, not an error. replayed: the identity was known with the same
+	// contents, and nothing was done. CodeConflict, CodeUnavailable, CodeOverloaded, CodeUnknown.
+	Transfer(
+		ctx context.Context, start ledger.Operation, wait time.Duration,
+	) (record ledger.TransferRecord, replayed bool, err error)
+
+	// Find returns one transfer. CodeTransferNotFound.
+	Find(ctx context.Context, id ledger.Identity) (ledger.TransferRecord, error)
+
+	// FindByTxID asks all shards. CodeTransferNotFound only if all of them answered, CodeUnavailable if not all did,
+	// CodeAmbiguous if several initiators used the id.
+	FindByTxID(ctx context.Context, id ledger.TxID) (ledger.TransferRecord, error)
+}
+
+// Config is what the face is made of. Ledger, Health and Currency are required.
+type Config struct {
+	Ledger   Ledger
+	Health   Health
+	Currency ledger.Currency // of requests that name none
+
+	// Wait is how long a transfer's request waits for the end of a saga before it is answered PENDING.
+	Wait time.Duration
+	// Timeout bounds the context of every call to the Ledger; it should end well before the server's WriteTimeout. 0 is
+	// no bound.
+	Timeout time.Duration
+
+	Log    *slog.Logger         // slog.Default() if nil
+	Tracer trace.TracerProvider // otel's global one if nil
+}
+
+// New returns the handler of all routes. It panics if a required part is missing.
+func New(config Config) http.Handler {
+	if config.Ledger == nil || config.Health == nil || config.Currency == "" {
+		panic("api: New without ledger, health or currency")
+	}
+	if config.Log == nil {
+		config.Log = slog.Default()
+	}
+	if config.Tracer == nil {
+		config.Tracer = otel.GetTracerProvider()
+	}
+	f := &face{Config: config, tracer: config.Tracer.Tracer("github.com/saldo-ledger/saldo/internal/api")}
+
+	gin.SetMode(gin.ReleaseMode) // otherwise it prints each route
+	engine := gin.New()
+	// SetTrustedProxies(nil) cannot fail. No header says who the client is.
+	_ = engine.SetTrustedProxies(nil)
+	engine.ForwardedByClientIP = false
+	engine.HandleMethodNotAllowed = true
+	engine.RedirectTrailingSlash = false
+	engine.RedirectFixedPath = false
+	// Routes are matched against the path as it was sent, so an encoded slash cannot make another route. request.param
+	// decodes the values: gin would decode them as a query and turn "+", which ids may hold, into a space.
+	engine.UseEscapedPath = true
+	engine.UnescapePathValues = false
+
+	for _, r := range f.routes() {
+		serve := f.serve(r)
+		engine.Handle(r.method, r.path, serve)
+		if r.method == http.MethodGet {
+			engine.HEAD(r.path, serve)
+		}
+	}
+	engine.NoRoute(f.serve(route{handle: f.noRoute}))
+	engine.NoMethod(f.serve(route{handle: f.noMethod}))
+	return engine
+}
+
+// NewServer returns a server for the handler with the limits that a public port needs. The caller sets the address and
+// the listener.
+func NewServer(handler http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		// Otherwise net/http answers "OPTIONS *" itself, without the envelope.
+		DisableGeneralOptionsHandler: true,
+	}
+}
+
+// face is the HTTP face.
+type face struct {
+	Config
+	tracer trace.Tracer
+}
+
+// route is one row of the table of routes.
+type route struct {
+	method string
+	path   string
+	body   bool     // the request has one, which the handler reads
+	query  []string // the parameters that may be given, each once
+	offers string   // the media type of the answer; jsonType if empty
+	handle func(*request) (reply, error)
+}
+
+func (f *face) routes() []route {
+	const get, post = http.MethodGet, http.MethodPost
+	return []route{
+		{method: post, path: "/users", body: true, handle: f.createUser},
+		{method: get, path: "/users/:uid", handle: f.user},
+		{method: post, path: "/users/:uid/add", body: true, handle: f.add},
+		{method: post, path: "/users/:uid/withdraw", body: true, handle: f.withdraw},
+		{method: get, path: "/users/:uid/balance", query: []string{"currency"}, handle: f.balance},
+		{method: get, path: "/users/:uid/history", query: []string{"page_size", "page", "currency"}, handle: f.history},
+		{method: get, path: "/users/:uid/transfers/:tx_id", handle: f.userTransfer},
+
+		{method: post, path: "/transfers", body: true, handle: f.transfer},
+		{method: get, path: "/transfers/:tx_id", handle: f.anyTransfer},
+
+		{method: post, path: "/app/create_user/:name/:email", handle: f.appCreateUser},
+		{method: get, path: "/app/get_user/:name", handle: f.appGetUser},
+		{method: post, path: "/app/transfer/:src/:dst/:amount", handle: f.appTransfer},
+
+		{method: get, path: "/livez", handle: f.livez},
+		{method: get, path: "/readyz", handle: f.readyz},
+		{method: get, path: "/openapi.yaml", offers: yamlType, handle: f.openapi},
+	}
+}
+
+// serve is the way of every request on a route.
+func (f *face) serve(rt route) gin.HandlerFunc {
+	name := "HTTP" // a span's name must not hold what a client made up
+	if rt.path != "" {
+		name = rt.method + " " + rt.path
+	}
+	options := []trace.SpanStartOption{
+		trace.WithSpanKind(trace.SpanKindServer),
+		// The path itself names users: it stays out of traces.
+		trace.WithAttributes(attribute.String("http.route", rt.path)),
+	}
+	return func(c *gin.Context) {
+		ctx := propagation.TraceContext{}.Extract(c.Request.Context(), propagation.HeaderCarrier(c.Request.Header))
+		ctx, span := f.tracer.Start(ctx, name, options...)
+		defer span.End()
+		if f.Timeout > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, f.Timeout)
+			defer cancel()
+		}
+
+		r := &request{Context: ctx, gin: c}
+		out, body := f.answer(r, rt)
+		if span.IsRecording() {
+			span.SetAttributes(
+				attribute.String("http.request.method", knownMethod(c.Request.Method)),
+				attribute.Int("http.response.status_code", out.status))
+			if out.code != "" {
+				span.SetAttributes(attribute.String("error.type", string(out.code)))
+			}
+			if out.status >= http.StatusInternalServerError {
+				span.SetStatus(codes.Error, string(out.code))
+			}
+		}
+		write(c.Writer, out, body)
+	}
+}
+
+// answer turns whatever the handler does into a reply.
+func (f *face) answer(r *request, rt route) (out reply, body []byte) {
+	defer func() {
+		if v := recover(); v != nil {
+			if v == http.ErrAbortHandler {
+				panic(v)
+			}
+			out = f.failure(r, rt, &panicError{value: v, stack: debug.Stack()})
+			body = encode(r, out)
+		}
+	}()
+	out, err := f.try(r, rt)
+	if err != nil {
+		out = f.failure(r, rt, err)
+	}
+	return out, encode(r, out)
+}
+
+func (f *face) try(r *request, rt route) (reply, error) {
+	if strings.Contains(r.gin.Request.URL.EscapedPath(), "//") {
+		// gin takes this for a parameter that is empty: it would find a route for it, or an Allow.
+		r.gin.Writer.Header().Del("Allow")
+		return f.noRoute(r)
+	}
+	if rt.path != "" {
+		if err := r.checkQuery(rt.query); err != nil {
+			return reply{}, err
+		}
+		if err := r.checkAccept(cmp.Or(rt.offers, jsonType)); err != nil {
+			return reply{}, err
+		}
+		if rt.method == http.MethodPost && !rt.body {
+			if err := r.checkNoBody(); err != nil {
+				return reply{}, err
+			}
+		}
+	}
+	return rt.handle(r)
+}
+
+func (f *face) noRoute(r *request) (reply, error) {
+	if r.gin.Request.Method == http.MethodConnect { // it has no path that a route could match
+		r.gin.Header("Allow", "GET, HEAD, POST")
+		return f.noMethod(r)
+	}
+	return reply{}, &ledger.Error{Code: codeNoRoute}
+}
+
+func (f *face) noMethod(*request) (reply, error) {
+	return reply{}, &ledger.Error{Code: codeNoMethod} // gin has set Allow
+}
+
+// knownMethod bounds the values of an attribute.
+func knownMethod(method string) string {
+	known := []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+	if slices.Contains(known, method) {
+		return method
+	}
+	return "_OTHER"
+}

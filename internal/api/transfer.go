@@ -1,0 +1,229 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+)
+
+// add answers POST /users/{uid}/add.
+func (f *face) add(r *request) (reply, error) { return f.addOrWithdraw(r, ledger.KindAdd) }
+
+// withdraw answers POST /users/{uid}/withdraw.
+func (f *face) withdraw(r *request) (reply, error) { return f.addOrWithdraw(r, ledger.KindWithdraw) }
+
+func (f *face) addOrWithdraw(r *request, kind ledger.Kind) (reply, error) {
+	id, err := r.user("uid")
+	if err != nil {
+		return reply{}, err
+	}
+	var txID, currency string
+	transfer := ledger.Transfer{Identity: ledger.Identity{Initiator: id}, Kind: kind}
+	fields := [...]field{
+		{name: "amount", amount: &transfer.Amount, required: true},
+		{name: "transaction_id", text: &txID},
+		{name: "currency", text: &currency},
+	}
+	if err := r.body(fields[:]); err != nil {
+		return reply{}, err
+	}
+	var byHeader bool
+	if transfer.TxID, byHeader, err = r.txID(fields[1]); err != nil {
+		return reply{}, err
+	}
+	if transfer.TxID == "" {
+		_, err := ledger.ParseTxID("")
+		return reply{}, err
+	}
+	if transfer.Currency, err = f.currency(currency, fields[2].given); err != nil {
+		return reply{}, err
+	}
+
+	record, replayed, err := f.start(r, ledger.Operation{Transfer: transfer})
+	switch {
+	case err != nil:
+		return reply{}, err
+	case record.WhyNot() != ledger.Applied:
+		return reply{}, &refusal{reason: record.WhyNot()}
+	case replayed && !byHeader:
+		// As its seed says. A client that sends a key knows that it may repeat itself and wants the first answer again.
+		return reply{}, &ledger.Error{Code: codeProcessed}
+	}
+	return reply{
+		status:  http.StatusAccepted,
+		message: transactionDone,
+		data:    currentBalance{balance: record.Balance, version: record.Version},
+	}, nil
+}
+
+// transfer answers POST /transfers.
+func (f *face) transfer(r *request) (reply, error) {
+	var source, destination, txID, currency, description string
+	transfer := ledger.Transfer{Kind: ledger.KindTransfer}
+	fields := [...]field{
+		{name: "source", text: &source, required: true},
+		{name: "destination", text: &destination, required: true},
+		{name: "amount", amount: &transfer.Amount, required: true},
+		{name: "transaction_id", text: &txID},
+		{name: "currency", text: &currency},
+		{name: "description", text: &description},
+	}
+	err := r.body(fields[:])
+	if err != nil {
+		return reply{}, err
+	}
+	if transfer.Initiator, err = ledger.ParseUserID(source); err != nil {
+		return reply{}, about("source", err)
+	}
+	if transfer.Payee, err = ledger.ParseUserID(destination); err != nil {
+		return reply{}, about("destination", err)
+	}
+	if transfer.TxID, _, err = r.txID(fields[3]); err != nil {
+		return reply{}, err
+	}
+	if transfer.Currency, err = f.currency(currency, fields[4].given); err != nil {
+		return reply{}, err
+	}
+	if len(description) > ledger.MaxDescriptionLength {
+		return reply{}, &ledger.Error{
+			Code:    codeDescription,
+			Message: "description must be at most " + strconv.Itoa(ledger.MaxDescriptionLength) + " bytes",
+		}
+	}
+	record, err := f.transferMoney(r, ledger.Operation{Transfer: transfer, Description: description})
+	if err != nil {
+		return reply{}, err
+	}
+	out := reply{status: http.StatusCreated, message: transactionDone, data: transferResult(record)}
+	if record.Status() == ledger.StatusPending {
+		out.status, out.message = http.StatusAccepted, "transaction pending"
+	}
+	r.gin.Header("Location", "/users/"+string(record.Initiator)+"/transfers/"+string(record.TxID))
+	return out, nil
+}
+
+// transferMoney does the start of a transfer from user to user, with a new transaction id if it has none. The record is
+// of one that is completed or pending; a refused or refunded one is an error.
+func (f *face) transferMoney(r *request, start ledger.Operation) (record ledger.TransferRecord, err error) {
+	if start.TxID == "" {
+		if start.TxID, err = newID[ledger.TxID](); err != nil {
+			return record, err
+		}
+	}
+	start.Trace = r.traceparent()
+	record, _, err = f.start(r, start)
+	if err == nil && record.WhyNot() != ledger.Applied {
+		err = &refusal{reason: record.WhyNot(), data: refusedTransfer(record)}
+	}
+	return record, err
+}
+
+// start does the first step of a transfer and says in a header if it was known already.
+func (f *face) start(r *request, start ledger.Operation) (record ledger.TransferRecord, replayed bool, err error) {
+	start.Step = ledger.StepStart
+	wait := f.Wait
+	if start.Kind == ledger.KindTransfer && r.respondAsync() {
+		wait = 0
+		r.gin.Header("Preference-Applied", "respond-async")
+	}
+	r.identity = transactionID(start.TxID)
+	record, replayed, err = f.Ledger.Transfer(r, start, wait)
+	if err == nil && replayed {
+		r.gin.Header("Idempotent-Replayed", "true")
+	}
+	return record, replayed, err
+}
+
+// userTransfer answers GET /users/{uid}/transfers/{tx_id}.
+func (f *face) userTransfer(r *request) (reply, error) {
+	initiator, err := r.user("uid")
+	if err != nil {
+		return reply{}, err
+	}
+	txID, err := ledger.ParseTxID(r.param("tx_id"))
+	if err != nil {
+		return reply{}, err
+	}
+	record, err := f.Ledger.Find(r, ledger.Identity{Initiator: initiator, TxID: txID})
+	return reply{status: http.StatusOK, data: transferData(record)}, err
+}
+
+// anyTransfer answers GET /transfers/{tx_id}.
+func (f *face) anyTransfer(r *request) (reply, error) {
+	txID, err := ledger.ParseTxID(r.param("tx_id"))
+	if err != nil {
+		return reply{}, err
+	}
+	record, err := f.Ledger.FindByTxID(r, txID)
+	return reply{status: http.StatusOK, data: transferData(record)}, err
+}
+
+// about says which field an error is about.
+func about(field string, err error) error {
+	e := *err.(*ledger.Error)
+	e.Message = field + ": " + e.Message
+	return &e
+}
+
+// transactionID is what a client needs to learn an outcome.
+type transactionID ledger.TxID
+
+func (d transactionID) appendTo(o object) object { return o.text("transaction_id", string(d)) }
+
+// currentBalance is the outcome of an add or a withdrawal.
+type currentBalance struct {
+	balance ledger.Amount
+	version int64
+}
+
+func (d currentBalance) appendTo(o object) object {
+	return o.integer("current_balance", int64(d.balance)).integer("version", d.version)
+}
+
+// transferResult is what the payer is told: how the transfer stands now, and the payer's balance after the start.
+type transferResult ledger.TransferRecord
+
+func (d transferResult) appendTo(o object) object {
+	record := ledger.TransferRecord(d)
+	return o.text("transaction_id", string(d.TxID)).
+		text("status", string(record.Status())).
+		integer("current_balance", int64(d.Balance)).
+		text("currency", string(d.Currency)).
+		integer("version", d.Version)
+}
+
+// refusedTransfer is what is told of a transfer that is refused or refunded.
+type refusedTransfer ledger.TransferRecord
+
+func (d refusedTransfer) appendTo(o object) object {
+	record := ledger.TransferRecord(d)
+	return o.text("transaction_id", string(d.TxID)).text("status", string(record.Status()))
+}
+
+// transferData is all about a transfer. Source or destination is empty where the money came from or went outside.
+type transferData ledger.TransferRecord
+
+func (d transferData) appendTo(o object) object {
+	record := ledger.TransferRecord(d)
+	source, destination := d.Initiator, d.Payee
+	if d.Kind == ledger.KindAdd {
+		source, destination = "", d.Initiator
+	}
+	o = o.text("transaction_id", string(d.TxID)).
+		text("status", string(record.Status())).
+		text("kind", d.Kind.String()).
+		text("source", string(source)).
+		text("destination", string(destination)).
+		integer("amount", int64(d.Amount)).
+		text("currency", string(d.Currency)).
+		text("description", d.Description)
+	if reason := record.WhyNot(); reason != ledger.Applied {
+		o = o.text("reason", string(reason))
+	}
+	o = o.time("created_at", d.CreatedAt)
+	if !d.EndedAt.IsZero() {
+		o = o.time("ended_at", d.EndedAt)
+	}
+	return o
+}
