@@ -1,0 +1,83 @@
+// Package cluster keeps what the processes of one cluster know in common: its fixed settings, its shards, who owns which
+// slot, who leads, who is alive. It is the only package that knows etcd.
+//
+// It refuses to know Postgres (a shard's own slot table is written by whoever RunFounder calls), to plan where slots
+// should live, and to store a secret. It is never on the way of a transfer: a process works from the View it has, and each
+// shard enforces ownership in its own transactions. A wrong or an old view costs a retry, never money.
+//
+// # Keys
+//
+// All keys of a cluster stand under one prefix, "/saldo/default/" unless configured.
+//
+//	config               {"uid","slots","hash","initial_shards","created_at"}        created once, never changed
+//	shards/<id>          {"id","state","dsn","weight","registered_at"}               dsn without any secret
+//	retired/<id>         {"id","retired_at"}                                         tombstone: the id is never used again
+//	slots/<00..3f>       [{"first","last","shard","epoch"}, …]                       64 slots each, as runs in slot order
+//	leaders/<name>/<lease>   the candidate's value                                   leased
+//	live/<kind>/<id>     the announced value                                         leased, a hint only
+//
+// Ownership is packed into 64 keys, by the top 6 bits of the slot, because etcd takes at most 128 compares and 128 puts in
+// one Txn: one decision over any set of slots compares and writes at most 64 keys, which leaves room for the leader's key
+// and the move's. The price is that decisions about different slots of one chunk exclude each other: a Txn that fails
+// because a chunk's ModRevision has moved on must read again and decide again; that alone says nothing about its own slots.
+// (In bytes: 4096 runs with the longest shard ids are below 0.8 MB, etcd's limit is 1.5 MB.)
+//
+// Where etcd asks who comes, a role that may read and write the prefix is enough.
+//
+// Names that people choose contain no "/", so no election and no kind lies inside another's directory.
+//
+// # Why each write is safe
+//
+// Every write is one Txn, except for live keys. None is repeated blindly: an answer that was lost is learned by asking
+// again, and each is idempotent or decided by a compare.
+//
+//   - Init creates config if it has CreateRevision 0. Of two at once, one creates, and both return what it created.
+//   - Register compares config's whole value (it holds the uid: a store that was wiped and initialised again between the
+//     migration of the shard and its registration is another cluster), the absence of a tombstone and the absence of the
+//     record. If the record is there, the same dsn is a repeat and another one is an error; nothing is overwritten.
+//   - Readdress compares config's value and the record's ModRevision, and changes the dsn alone.
+//   - Found compares: config's value; that no slots key exists; that no shards key and no retired key is newer than the view
+//     that it decided from. These are compares over a range of keys, so there are four of them whatever the number of
+//     shards, and a shard that registers in between makes the Txn fail, like one that changes. (A removal must therefore
+//     write the tombstone in the Txn that deletes the record.) The limit on founding shards is the number of slots.
+//     It needs no leader: it makes something out of nothing, exactly once. All 64 chunks are written by one revision, so
+//     no reader sees half of a founding.
+//   - Every later ownership write (moves) compares the leader's key (Leadership), the ModRevision of each chunk that it
+//     writes and of the move's record, and raises the epoch of each slot it decides about. Ownership keys have no lease.
+//   - A candidate's key is created once with its lease. Leading is established by one Txn that sees, at one revision, that
+//     the own key is still the one created and that no older candidate is there. (clientv3's Election.Campaign reports
+//     success to a candidate whose own key went with its lease while it waited.)
+//
+// # Founding
+//
+// A new cluster has no slots keys. If config's initial_shards is N > 0, founding is due when N shards are active: whoever
+// registers the Nth calls FoundIfDue; should it die in between, the leading coordinator does (RunFounder). If it is 0,
+// founding is due when the set of active shards has not changed for a settle time, as the leading coordinator sees it.
+// Slots go to the active shards evenly by placement.Found, epoch 1; weights are for the planner.
+// RunFounder then has the shards' own slot tables written, again and again until that succeeds, at each start of a leader.
+// So activation must be idempotent in this sense: it inserts absent rows, for slots at epoch 1, and changes none. Slots that
+// ever moved are written by their mover alone.
+//
+// # Following
+//
+// A Watcher lists the prefix, keeps the revision, and watches from the next one with WithRequireLeader. One goroutine owns
+// the copy of the keys and applies listings and events in order of revision: an event at or below the revision it has is
+// skipped, a listing replaces all. Whatever ends the watch (compaction, no leader, cancellation), the next step is the
+// same: list again, compare, watch from there.
+//
+// Once a second a probe asks, linearizably, for keys changed since our revision, and for their number. It answers the
+// question whether etcd is there (Status.Connected), and finds a watch that has gone deaf: if the probe sees what the watch
+// did not bring, the prefix is listed.
+//
+// A view is built from all keys or not at all. If the keys make no sense (not JSON, a run outside its chunk, two runs that
+// overlap, a slot without owner, an unknown shard, an epoch that went back, an owner that changed without a new epoch, a
+// config that changed), the last good view stays, Status.Problem says why, and it is logged once. A cluster with a problem
+// goes on serving, and its map stands still until a person has looked.
+//
+// # Time
+//
+// Leases count seconds at two clocks. The context of led work ends when no keepalive that was *sent* within the last four
+// fifths of the lease's time has been answered, so before etcd can give the lease away; also as soon as the leader's key is
+// seen to be gone. A process that is frozen as a whole notices late, and work may be slow to return: two works can then
+// overlap. Leadership is for efficiency; what must happen once is decided by a compare.
+package cluster
