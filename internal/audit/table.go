@@ -1,0 +1,148 @@
+package audit
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// WriteTable writes the report for people.
+func (r *Report) WriteTable(w io.Writer) error {
+	out := &sticky{w: w}
+	out.printf("Audit of cluster %s, %s, %.1f s, map revision %d\n\n",
+		r.Cluster, r.StartedAt.Format(time.RFC3339), r.Seconds, r.Revision)
+	r.writeChecks(out)
+	r.writeShards(out)
+	r.writeMoney(out)
+	r.writeVerdict(out)
+	return out.err
+}
+
+func (r *Report) writeChecks(out *sticky) {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "PROMISE\tCHECK\tSAYS\tCOVERED\tRESULT")
+	for _, c := range r.Checks {
+		promises := strings.Trim(strings.Join(strings.Fields(fmt.Sprint(c.Promises)), ", "), "[]")
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d %s\t%s\n", promises, c.Name, c.Says, c.Covered, c.Unit, c.result())
+	}
+	_ = table.Flush()
+	for _, c := range r.Checks {
+		if c.Found == 0 && len(c.Gaps) == 0 {
+			continue
+		}
+		out.printf("\n%s\n", c.Name)
+		for _, v := range c.Violations {
+			out.printf("  VIOLATION  %s\n", v)
+		}
+		if more := c.Found - int64(len(c.Violations)); more > 0 {
+			out.printf("  … and %d more\n", more)
+		}
+		for _, gap := range c.Gaps {
+			out.printf("  not judged: %s\n", gap)
+		}
+	}
+}
+
+func (c *Check) result() string {
+	switch {
+	case c.Found == 1:
+		return "1 VIOLATION"
+	case c.Found > 0:
+		return fmt.Sprintf("%d VIOLATIONS", c.Found)
+	case len(c.Gaps) > 0:
+		return "partial"
+	}
+	return "ok"
+}
+
+func (v Violation) String() string {
+	if v.Shard == "" {
+		return fmt.Sprintf("%s: %s", v.ID, v.Problem)
+	}
+	return fmt.Sprintf("%s on %s: %s", v.ID, v.Shard, v.Problem)
+}
+
+func (r *Report) writeShards(out *sticky) {
+	out.printf("\n")
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "SHARD\tSLOTS\tUSERS\tACCOUNTS\tOPERATIONS\tENTRIES\tSAGAS\tPENDING\t")
+	for _, s := range r.Shards {
+		trouble := ""
+		if s.Error != "" {
+			trouble = "NOT READ: " + strings.Join(strings.Fields(s.Error), " ")
+		}
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n",
+			s.ID, s.Slots, s.Users, s.Accounts, s.Operations, s.Entries, s.Sagas, s.Pending, trouble)
+	}
+	_ = table.Flush()
+}
+
+func (r *Report) writeMoney(out *sticky) {
+	out.printf("\n")
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "CURRENCY\tSHARD\tUSERS\t@world\t@transit\tIN TRANSIT")
+	all := "all"
+	if r.Partial {
+		all = "partial"
+	}
+	for _, t := range r.Totals {
+		for _, s := range r.Shards {
+			for _, own := range s.Totals {
+				if own.Currency == t.Currency {
+					fmt.Fprintf(table, "%s\t%s\t%v\t%v\t%v\t\n", own.Currency, s.ID, own.Users, own.World, own.Transit)
+				}
+			}
+		}
+		fmt.Fprintf(table, "%s\t%s\t%v\t%v\t%v\t%v\n", t.Currency, all, t.Users, t.World, t.Transit, t.InTransit)
+	}
+	_ = table.Flush()
+	out.printf("\nPending sagas: %d", r.Pending)
+	if r.OldestPending != nil {
+		out.printf(", the oldest since %s", r.OldestPending.UTC().Format(time.RFC3339))
+	}
+	out.printf("\n")
+}
+
+func (r *Report) writeVerdict(out *sticky) {
+	var (
+		found   int64
+		failed  []string
+		partial []string
+	)
+	for _, c := range r.Checks {
+		if found += c.Found; c.Found > 0 {
+			failed = append(failed, string(c.Name))
+		}
+		if len(c.Gaps) > 0 {
+			partial = append(partial, string(c.Name))
+		}
+	}
+	if r.Verdict == Clean {
+		out.printf("Clean.\n")
+	}
+	if found > 0 {
+		out.printf("NOT CLEAN: %d violations in %s.\n", found, strings.Join(failed, ", "))
+	}
+	if len(partial) > 0 {
+		out.printf("NOT COMPLETE: not everything could be judged in %s.\n", strings.Join(partial, ", "))
+	}
+}
+
+// sticky keeps the first error of a writer.
+type sticky struct {
+	w   io.Writer
+	err error
+}
+
+func (s *sticky) Write(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	n, err := s.w.Write(p)
+	s.err = err
+	return n, err
+}
+
+func (s *sticky) printf(format string, args ...any) { fmt.Fprintf(s, format, args...) }

@@ -1,0 +1,717 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/saldo-ledger/saldo/internal/audit"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// scans is for a session that reads whole tables, and between its statements waits for other shards.
+var scans = map[string]string{
+	// It holds no lock that a writer waits for, only vacuum back; a snapshot of a long audit is idle while other shards
+	// are scanned. A machine that has gone is noticed by keepalives.
+	"idle_in_transaction_session_timeout": "1h",
+	// The server may have one by default. Nothing here commits anything.
+	"statement_timeout": "0",
+	// Sorts and hashes beyond this go to disk: the memory of a server that is serving.
+	"work_mem": "64MB",
+	// For the same reason one processor at most.
+	"max_parallel_workers_per_gather": "0",
+	// Whole tables are joined, and they may have grown since they were analyzed. (Look-ups have no other way.)
+	"enable_nestloop": "off",
+}
+
+// answersFor is the condition on the slot of a row that counts. A fenced slot is about to move, but all of its money is
+// still here, and @moved is not booked. Rows of slots that are incoming or moved are copies.
+// With "is true" it is a filter with a hash table, not a join: the planner has no idea how many slots there are.
+const answersFor = `(slot in (select owned.slot from slots owned where owned.state in ('owned', 'fenced'))) is true`
+
+// Snapshot is one shard at one instant, for an audit: a REPEATABLE READ READ ONLY transaction on a connection of its own.
+// It implements audit.Snapshot, whose methods it documents. It is for one goroutine at a time.
+type Snapshot struct {
+	conn     *pgx.Conn
+	identity audit.Identity
+	slots    map[ledger.Slot]audit.Slot
+}
+
+var _ audit.Snapshot = (*Snapshot)(nil)
+
+// errStandby: what a standby shows may be older than what was committed before it was asked, and the order of an audit's
+// rounds would mean nothing.
+var errStandby = errors.New("the server is a standby")
+
+// snapshotPatience bounds how long taking a snapshot may take, from connecting on.
+const snapshotPatience = 15 * time.Second
+
+// Snapshot takes a snapshot. Close ends it.
+func (s *Shard) Snapshot(ctx context.Context) (*Snapshot, error) {
+	config, err := connConfig(s.config.DSN, s.config.Password, roleService, s.config.Name+" audit", scans)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, err)
+	}
+	snapshot := &Snapshot{conn: conn, slots: make(map[ledger.Slot]audit.Slot)}
+	if err := snapshot.begin(ctx); err != nil {
+		snapshot.Close()
+		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, err)
+	}
+	return snapshot, nil
+}
+
+const beginSnapshotStatement = `begin isolation level repeatable read read only`
+
+// The first statement that reads takes the snapshot, not begin.
+const identityStatement = `
+select coalesce(m.cluster, ''), coalesce(m.shard, ''), coalesce(m.slots, 0), coalesce(m.hash, ''), coalesce(m.timeline, 0),
+       here.standby,
+       case when here.standby then 0 -- it has no insert location
+       else ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int end
+from (select pg_is_in_recovery() as standby) here
+left join shard_meta m on true`
+
+const slotsStatement = `select slot, state, epoch from slots`
+
+func (s *Snapshot) begin(ctx context.Context) error {
+	var (
+		pipeline pgx.Batch
+		standby  bool
+	)
+	pipeline.Queue(beginSnapshotStatement)
+	pipeline.Queue(identityStatement).QueryRow(func(row pgx.Row) error {
+		i := &s.identity
+		return row.Scan(&i.Cluster, &i.Shard, &i.Slots, &i.Hash, &i.Timeline, &standby, &i.Running)
+	})
+	pipeline.Queue(slotsStatement).Query(func(rows pgx.Rows) error {
+		for rows.Next() {
+			var (
+				number ledger.Slot
+				slot   audit.Slot
+			)
+			if err := rows.Scan(&number, &slot.State, &slot.Epoch); err != nil {
+				return err
+			}
+			s.slots[number] = slot
+		}
+		return rows.Err()
+	})
+	if err := s.conn.SendBatch(ctx, &pipeline).Close(); err != nil {
+		return err
+	}
+	if standby {
+		return errStandby
+	}
+	return nil
+}
+
+// Close ends the snapshot.
+func (s *Snapshot) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.conn.Close(ctx) // nothing was written
+}
+
+// Identity returns who the database says it is.
+func (s *Snapshot) Identity() audit.Identity { return s.identity }
+
+// Slots returns the shard's slots.
+func (s *Snapshot) Slots() map[ledger.Slot]audit.Slot { return s.slots }
+
+// answers tells whether the shard answers for a user's slot, as answersFor does.
+func (s *Snapshot) answers(user ledger.UserID) bool {
+	state := s.slots[placement.SlotOf(user)].State
+	return state == "owned" || state == "fenced"
+}
+
+const countStatement = `
+select (select count(*) from users where ` + answersFor + `),
+       (select count(*) from accounts where ` + answersFor + `),
+       count(*), count(*) filter (where state = 1), min(created_at) filter (where state = 1)
+from sagas
+where ` + answersFor
+
+const sumEntriesStatement = `
+select currency, count(*), sum(amount)::text
+from entries
+where ` + answersFor + `
+group by currency`
+
+// Sums of bigint are numeric: they do not overflow.
+const sumOperationsStatement = `
+select currency,
+       count(*),
+       count(*) filter (where step = 2),
+       coalesce(sum(system_amount), 0)::text,
+       coalesce(sum(system_amount) filter (where system_account = '@world'), 0)::text,
+       coalesce(sum(system_amount) filter (where system_account = '@transit'), 0)::text,
+       coalesce(sum(amount) filter (where step = 1 and saga and reason = ''), 0)::text,
+       coalesce(sum(amount) filter (where step = 2 and reason = ''), 0)::text,
+       coalesce(sum(amount) filter (where step = 3 and reason = ''), 0)::text
+from operations
+where ` + answersFor + `
+group by currency`
+
+// Totals counts and sums.
+func (s *Snapshot) Totals(ctx context.Context) (audit.Totals, error) {
+	totals := audit.Totals{Money: make(map[ledger.Currency]audit.Money)}
+	money := func(currency ledger.Currency) audit.Money {
+		if _, ok := totals.Money[currency]; !ok {
+			totals.Money[currency] = audit.NewMoney()
+		}
+		return totals.Money[currency]
+	}
+	var oldest *time.Time
+	err := s.conn.QueryRow(ctx, countStatement).Scan(&totals.Users, &totals.Accounts, &totals.Sagas, &totals.Pending, &oldest)
+	if err != nil {
+		return audit.Totals{}, fmt.Errorf("count rows: %w", err)
+	}
+	if oldest != nil {
+		totals.OldestPending = *oldest
+	}
+	var (
+		currency   ledger.Currency
+		n, credits int64
+		sums       [6]string
+	)
+	err = s.each(ctx, sumEntriesStatement, nil, []any{&currency, &n, &sums[0]}, func() error {
+		totals.Entries += n
+		return parse(sums[:], money(currency).Entries)
+	})
+	if err != nil {
+		return audit.Totals{}, fmt.Errorf("sum entries: %w", err)
+	}
+	into := []any{&currency, &n, &credits, &sums[0], &sums[1], &sums[2], &sums[3], &sums[4], &sums[5]}
+	err = s.each(ctx, sumOperationsStatement, nil, into, func() error {
+		totals.Operations += n
+		totals.Credits += credits
+		m := money(currency)
+		return parse(sums[:], m.System, m.World, m.Transit, m.Debited, m.Credited, m.Refunded)
+	})
+	if err != nil {
+		return audit.Totals{}, fmt.Errorf("sum operations: %w", err)
+	}
+	return totals, nil
+}
+
+func parse(sums []string, into ...*big.Int) error {
+	for i, n := range into {
+		if _, ok := n.SetString(sums[i], 10); !ok {
+			return fmt.Errorf("sum %q is not an integer", sums[i])
+		}
+	}
+	return nil
+}
+
+// The table's checks say the same. They are asked again here, since a table can be altered.
+const misshapenStatement = `
+select initiator, tx_id, step, kind, saga, amount, reason, system_account, system_amount
+from operations
+where ` + answersFor + ` and not (
+    (kind = 3) = (payee <> '')
+    and (step = 1 or kind = 3 and not saga)
+    and (kind = 3 or not saga)
+    and (step <> 3 or reason = '')
+    and case
+        when reason <> ''          then system_account = '' and system_amount = 0 and version = 0 and balance = 0
+        when step = 1 and kind = 1 then system_account = '@world' and system_amount = -amount
+        when step = 1 and kind = 2 then system_account = '@world' and system_amount = amount
+        when step = 1 and saga     then system_account = '@transit' and system_amount = amount
+        when step = 1              then system_account = '' and system_amount = 0
+        else                            system_account = '@transit' and system_amount = -amount
+    end)`
+
+// lines is a bag of the lines that operations call for and of the entries that are there. Each line must be in it as often
+// from one side as from the other. An operation tells the number and balance of its owner's entry; of the payee's in a
+// local transfer, whose slot may be another, it does not: these are left to the account's chain.
+const lines = `
+(
+    select slot,
+           initiator,
+           tx_id,
+           step,
+           kind,
+           case step when 2 then payee else initiator end as user_id,
+           case step when 2 then initiator else payee end as counterparty,
+           currency,
+           case when step = 1 and kind <> 1 then -amount else amount end as amount,
+           version,
+           balance,
+           true as called
+    from operations
+    where reason = '' and ` + answersFor + `
+    union all
+    select -1, initiator, tx_id, step, kind, payee, initiator, currency, amount, 0, 0, true
+    from operations
+    where reason = '' and step = 1 and kind = 3 and not saga and ` + answersFor + `
+    union all
+    select case when received and step = 1 then -1 else slot end,
+           case when received then counterparty else user_id end,
+           tx_id,
+           step,
+           kind,
+           user_id,
+           counterparty,
+           currency,
+           amount,
+           case when received and step = 1 then 0 else version end,
+           case when received and step = 1 then 0 else balance end,
+           false
+    from entries
+    cross join lateral (select kind = 3 and step <> 3 and amount > 0) as side(received)
+    where ` + answersFor + `
+) as lines`
+
+const lineBucket = `hash_record_extended(row(initiator, tx_id), 0) & 4095`
+
+// To compare the bag itself would take a sort of the whole history, on the disk of a server that is serving. In each bucket
+// of transfers the sums of 64-bit hashes of both sides are compared first, which takes a scan and no space.
+const differingBucketsStatement = `
+select ` + lineBucket + `
+from ` + lines + `
+cross join lateral (
+    select hash_record_extended(row(slot, initiator, tx_id, step, kind, user_id, counterparty, currency, amount, version, balance), 0)
+) as hashed(line)
+group by 1
+having sum(line) filter (where called) is distinct from sum(line) filter (where not called)`
+
+// The bag itself, of the buckets that differ.
+const differingLinesStatement = `
+select initiator, tx_id, step, kind, user_id, counterparty, currency, amount, version, balance,
+       count(*) filter (where called) - count(*) filter (where not called)
+from ` + lines + `
+where ` + lineBucket + ` = any($1::bigint[])
+group by slot, initiator, tx_id, step, kind, user_id, counterparty, currency, amount, version, balance
+having count(*) filter (where called) <> count(*) filter (where not called)`
+
+// Operations reports operations whose system side or entries are not what their contents call for, and entries that no
+// operation calls for.
+func (s *Snapshot) Operations(ctx context.Context, report audit.Reporter) (parted int64, err error) {
+	var (
+		op     ledger.Recorded
+		system ledger.SystemAccount
+		amount ledger.Amount
+	)
+	into := []any{&op.Initiator, &op.TxID, &op.Step, &op.Kind, &op.Saga, &op.Amount, &op.Reason, &system, &amount}
+	err = s.each(ctx, misshapenStatement, nil, into, func() error {
+		outcome := "applied"
+		if op.Reason != ledger.Applied {
+			outcome = "refused (" + string(op.Reason) + ")"
+		}
+		report(audit.CheckOperations, operationID(op.Identity, op.Step), fmt.Sprintf(
+			"%s of %d, saga %v, %s, must not have the system side %q %d", op.Kind, op.Amount, op.Saga, outcome, system, amount))
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read misshapen operations: %w", err)
+	}
+	var (
+		bucket  int64
+		buckets []int64
+	)
+	err = s.each(ctx, differingBucketsStatement, nil, []any{&bucket}, func() error {
+		buckets = append(buckets, bucket)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("compare operations and entries: %w", err)
+	}
+	if len(buckets) == 0 {
+		return 0, nil
+	}
+	var (
+		e ledger.Entry
+		n int64
+	)
+	into = []any{&e.Initiator, &e.TxID, &e.Step, &e.Kind, &e.User, &e.Counterparty, &e.Currency, &e.Amount, &e.Version, &e.Balance, &n}
+	err = s.each(ctx, differingLinesStatement, []any{buckets}, into, func() error {
+		local := e.Step == ledger.StepStart && e.Kind == ledger.KindTransfer && e.Amount > 0
+		line := fmt.Sprintf("entry of %+d %s for %s", e.Amount, e.Currency, e.User)
+		if !local {
+			line += fmt.Sprintf(", number %d, balance %d", e.Version, e.Balance)
+		}
+		switch {
+		case local && n > 0 && !s.answers(e.User), local && n < 0 && !s.answers(e.Counterparty):
+			parted += max(n, -n)
+		case n > 0:
+			report(audit.CheckOperations, operationID(e.Identity, e.Step), "it lacks its "+line)
+		default:
+			report(audit.CheckOperations, operationID(e.Identity, e.Step), fmt.Sprintf("there is an %s that it does not call for", line))
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("join operations and entries: %w", err)
+	}
+	return parted, nil
+}
+
+func operationID(id ledger.Identity, step ledger.Step) string {
+	return id.String() + " " + step.String()
+}
+
+// In numeric, since rows that are wrong may be wrong by any amount.
+const chainStatement = `
+select user_id, currency, version, amount, balance, previous, before, went_back
+from (
+    select user_id, currency, version, amount, balance,
+           lag(version, 1, 0::bigint) over account as previous,
+           lag(balance, 1, 0::bigint) over account as before,
+           coalesce(created_at < lag(created_at) over account, false) as went_back
+    from entries
+    where ` + answersFor + `
+    window account as (partition by slot, user_id, currency order by version)
+) chain
+where version - 1 <> previous
+   or balance - before::numeric <> amount
+   or balance < 0
+   or went_back`
+
+const accountsStatement = `
+select held.user_id, held.currency, held.balance, held.version, coalesce(held.n, 0), coalesce(held.sum, 0)::text,
+       u.id is not null
+from (
+    (
+        select slot, user_id, currency, balance, version
+        from accounts
+        where ` + answersFor + `
+    ) a
+    full join (
+        select slot, user_id, currency, count(*) as n, sum(amount) as sum
+        from entries
+        where ` + answersFor + `
+        group by slot, user_id, currency
+    ) e using (slot, user_id, currency)
+) as held
+left join users u on u.slot = held.slot and u.id = held.user_id
+where held.version is null
+   or held.version <> coalesce(held.n, 0)
+   or held.balance <> coalesce(held.sum, 0)
+   or held.balance < 0
+   or u.id is null`
+
+// Accounts reports accounts that are not what their entries make them, and balances below zero.
+func (s *Snapshot) Accounts(ctx context.Context, report audit.Reporter) error {
+	var (
+		e                ledger.Entry
+		previous, before int64
+		wentBack         bool
+	)
+	into := []any{&e.User, &e.Currency, &e.Version, &e.Amount, &e.Balance, &previous, &before, &wentBack}
+	err := s.each(ctx, chainStatement, nil, into, func() error {
+		id := fmt.Sprintf("%s %d", accountID(e.AccountKey), e.Version)
+		if e.Version-1 != previous {
+			report(audit.CheckAccounts, id, fmt.Sprintf("the entry before it is number %d", previous))
+		}
+		if sum := new(big.Int).Add(big.NewInt(before), big.NewInt(int64(e.Amount))); sum.Cmp(big.NewInt(int64(e.Balance))) != 0 {
+			report(audit.CheckAccounts, id, fmt.Sprintf("its balance is %d, but the one before %d and its amount %+d are %v", e.Balance, before, e.Amount, sum))
+		}
+		if wentBack {
+			report(audit.CheckAccounts, id, "it was made before the entry before it")
+		}
+		if e.Balance < 0 {
+			report(audit.CheckOverdraft, id, fmt.Sprintf("its balance is %d", e.Balance))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("follow the chains of entries: %w", err)
+	}
+	var (
+		key              ledger.AccountKey
+		balance, version *int64
+		n                int64
+		sum              string
+		user             bool
+	)
+	into = []any{&key.User, &key.Currency, &balance, &version, &n, &sum, &user}
+	err = s.each(ctx, accountsStatement, nil, into, func() error {
+		id := accountID(key)
+		switch {
+		case balance == nil:
+			report(audit.CheckAccounts, id, fmt.Sprintf("there is no account, but %d entries", n))
+		default:
+			if *version != n {
+				report(audit.CheckAccounts, id, fmt.Sprintf("its version is %d, but there are %d entries", *version, n))
+			}
+			if fmt.Sprint(*balance) != sum {
+				report(audit.CheckAccounts, id, fmt.Sprintf("its balance is %d, but its entries sum to %s", *balance, sum))
+			}
+			if *balance < 0 {
+				report(audit.CheckOverdraft, id, fmt.Sprintf("its balance is %d", *balance))
+			}
+		}
+		if !user {
+			report(audit.CheckAccounts, id, "there is no such user")
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("join accounts and entries: %w", err)
+	}
+	return nil
+}
+
+func accountID(key ledger.AccountKey) string { return string(key.User) + " " + string(key.Currency) }
+
+const startsStatement = `
+select initiator, tx_id, o.slot is not null, s.slot is not null,
+       coalesce(o.payee, ''), coalesce(o.amount, 0), coalesce(o.currency, ''),
+       coalesce(s.payee, ''), coalesce(s.amount, 0), coalesce(s.currency, '')
+from (
+    select slot, tx_id, initiator, payee, amount, currency
+    from operations
+    where step = 1 and saga and reason = '' and ` + answersFor + `
+) o
+full join (
+    select slot, tx_id, initiator, payee, amount, currency
+    from sagas
+    where ` + answersFor + `
+) s using (slot, tx_id, initiator)
+where (o.payee, o.amount, o.currency) is distinct from (s.payee, s.amount, s.currency)`
+
+const refundsStatement = `
+select initiator, tx_id, o.slot is not null, s.slot is not null,
+       coalesce(o.payee, ''), coalesce(o.amount, 0), coalesce(o.currency, ''),
+       coalesce(s.payee, ''), coalesce(s.amount, 0), coalesce(s.currency, '')
+from (
+    select slot, tx_id, initiator, payee, amount, currency
+    from operations
+    where step = 3 and ` + answersFor + `
+) o
+full join (
+    select slot, tx_id, initiator, payee, amount, currency
+    from sagas
+    where state = 3 and ` + answersFor + `
+) s using (slot, tx_id, initiator)
+where (o.payee, o.amount, o.currency) is distinct from (s.payee, s.amount, s.currency)`
+
+// Sagas reports starts that debited for a saga without one, refunds of sagas that are not refunded, and the reverse.
+func (s *Snapshot) Sagas(ctx context.Context, report audit.Reporter) error {
+	for _, side := range []struct {
+		step                         ledger.Step
+		statement, noSaga, noneOther string
+	}{
+		{ledger.StepStart, startsStatement, "it debited for a saga, but there is none", "it has no start that debited for it"},
+		{ledger.StepRefund, refundsStatement, "it is applied, but there is no saga that is refunded", "it is refunded, but there is no refund"},
+	} {
+		var (
+			op, saga       ledger.Transfer
+			hasOp, hasSaga bool
+		)
+		into := []any{&op.Initiator, &op.TxID, &hasOp, &hasSaga, &op.Payee, &op.Amount, &op.Currency, &saga.Payee, &saga.Amount, &saga.Currency}
+		err := s.each(ctx, side.statement, nil, into, func() error {
+			switch {
+			case !hasSaga:
+				report(audit.CheckSagas, operationID(op.Identity, side.step), side.noSaga)
+			case !hasOp:
+				report(audit.CheckSagas, op.Identity.String(), side.noneOther)
+			default:
+				report(audit.CheckSagas, op.Identity.String(), fmt.Sprintf("it is of %d %s to %s, its %s of %d %s to %s",
+					saga.Amount, saga.Currency, saga.Payee, side.step, op.Amount, op.Currency, op.Payee))
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("join sagas and each %s: %w", side.step, err)
+		}
+	}
+	return nil
+}
+
+const usersStatement = `select slot, id from users where ` + answersFor
+
+// Users were judged, so only operations without one in their slot need a look: of a user that is not known, refused.
+const strangersStatement = `
+select slot, initiator, tx_id, step, payee, reason
+from operations o
+where ` + answersFor + `
+  and not exists (
+      select from users u
+      where u.slot = o.slot and u.id = case o.step when 2 then o.payee else o.initiator end
+  )`
+
+// Rows reports rows that stand in another slot than their user's. Accounts and entries are joined to users, sagas to
+// operations, by slot, so these need no look of their own.
+func (s *Snapshot) Rows(ctx context.Context, report audit.Reporter) error {
+	var (
+		slot ledger.Slot
+		user ledger.UserID
+		op   ledger.Recorded
+	)
+	err := s.each(ctx, usersStatement, nil, []any{&slot, &user}, func() error {
+		if right := placement.SlotOf(user); right != slot {
+			report(audit.CheckRows, string(user), fmt.Sprintf("the user stands in slot %d, not %d", slot, right))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read users: %w", err)
+	}
+	into := []any{&slot, &op.Initiator, &op.TxID, &op.Step, &op.Payee, &op.Reason}
+	err = s.each(ctx, strangersStatement, nil, into, func() error {
+		owner := op.Owner()
+		if right := placement.SlotOf(owner); right != slot {
+			report(audit.CheckRows, operationID(op.Identity, op.Step), fmt.Sprintf("it stands in slot %d, not %d", slot, right))
+		}
+		if op.Reason == ledger.Applied {
+			report(audit.CheckRows, operationID(op.Identity, op.Step), fmt.Sprintf("it is applied, but there is no user %s", owner))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read operations without a user: %w", err)
+	}
+	return nil
+}
+
+const creditsStatement = `
+select initiator, tx_id, kind, payee, amount, currency, reason
+from operations
+where step = 2 and ` + answersFor
+
+// Credits streams the credits.
+func (s *Snapshot) Credits(ctx context.Context, found func(ledger.Recorded) error) error {
+	credit := ledger.Recorded{Operation: ledger.Operation{Step: ledger.StepCredit}}
+	into := []any{&credit.Initiator, &credit.TxID, &credit.Kind, &credit.Payee, &credit.Amount, &credit.Currency, &credit.Reason}
+	if err := s.each(ctx, creditsStatement, nil, into, func() error { return found(credit) }); err != nil {
+		return fmt.Errorf("read credits: %w", err)
+	}
+	return nil
+}
+
+const allEndedSagasStatement = `
+select initiator, tx_id, payee, amount, currency, state, cause
+from sagas
+where state <> 1 and ` + answersFor
+
+// EndedSagas streams the sagas that have ended.
+func (s *Snapshot) EndedSagas(ctx context.Context, found func(ledger.Saga) error) error {
+	saga := ledger.Saga{Transfer: ledger.Transfer{Kind: ledger.KindTransfer}}
+	into := []any{&saga.Initiator, &saga.TxID, &saga.Payee, &saga.Amount, &saga.Currency, &saga.State, &saga.Cause}
+	if err := s.each(ctx, allEndedSagasStatement, nil, into, func() error { return found(saga) }); err != nil {
+		return fmt.Errorf("read ended sagas: %w", err)
+	}
+	return nil
+}
+
+// The limit keeps the planner from joining the whole table: one probe of the key for each.
+const findCreditsStatement = `
+select wanted.n, o.kind, o.amount, o.currency, o.reason
+from unnest($1::smallint[], $2::text[], $3::text[], $4::text[]) with ordinality as wanted(slot, tx_id, initiator, payee, n)
+cross join lateral (
+    select *
+    from operations o
+    where o.slot = wanted.slot and o.tx_id = wanted.tx_id and o.initiator = wanted.initiator and o.step = 2
+    limit 1
+) o
+where o.payee = wanted.payee`
+
+// FindCredits looks credits up.
+func (s *Snapshot) FindCredits(ctx context.Context, ids []audit.CreditID) (map[audit.CreditID]ledger.Recorded, error) {
+	n := len(ids)
+	slots, txIDs, initiators, payees := make([]int16, n), make([]string, n), make([]string, n), make([]string, n)
+	for i, id := range ids {
+		slots[i], txIDs[i] = int16(placement.SlotOf(id.Payee)), string(id.TxID)
+		initiators[i], payees[i] = string(id.Initiator), string(id.Payee)
+	}
+	var (
+		i       int64
+		credit  = ledger.Recorded{Operation: ledger.Operation{Step: ledger.StepCredit}}
+		credits = make(map[audit.CreditID]ledger.Recorded, n)
+		into    = []any{&i, &credit.Kind, &credit.Amount, &credit.Currency, &credit.Reason}
+	)
+	err := s.each(ctx, findCreditsStatement, []any{slots, txIDs, initiators, payees}, into, func() error {
+		id := ids[i-1]
+		credit.Identity, credit.Payee = id.Identity, id.Payee
+		credits[id] = credit
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up credits: %w", err)
+	}
+	return credits, nil
+}
+
+const findHomesStatement = `
+select wanted.n,
+       o.slot is not null,
+       coalesce(o.kind, 0), coalesce(o.saga, false), coalesce(o.payee, ''), coalesce(o.amount, 0), coalesce(o.currency, ''),
+       coalesce(o.reason, ''),
+       s.slot is not null,
+       coalesce(s.payee, ''), coalesce(s.amount, 0), coalesce(s.currency, ''), coalesce(s.state, 0), coalesce(s.cause, '')
+from unnest($1::smallint[], $2::text[], $3::text[]) with ordinality as wanted(slot, tx_id, initiator, n)
+left join lateral (
+    select *
+    from operations o
+    where o.slot = wanted.slot and o.tx_id = wanted.tx_id and o.initiator = wanted.initiator and o.step = 1
+    limit 1
+) o on true
+left join lateral (
+    select *
+    from sagas s
+    where s.slot = wanted.slot and s.tx_id = wanted.tx_id and s.initiator = wanted.initiator
+    limit 1
+) s on true
+where o.slot is not null or s.slot is not null`
+
+// FindHomes looks up what is known of transfers in their initiators' slots.
+func (s *Snapshot) FindHomes(ctx context.Context, ids []ledger.Identity) (map[ledger.Identity]audit.Home, error) {
+	n := len(ids)
+	slots, txIDs, initiators := make([]int16, n), make([]string, n), make([]string, n)
+	for i, id := range ids {
+		slots[i], txIDs[i], initiators[i] = int16(placement.SlotOf(id.Initiator)), string(id.TxID), string(id.Initiator)
+	}
+	var (
+		i                 int64
+		hasStart, hasSaga bool
+		start             = ledger.Recorded{Operation: ledger.Operation{Step: ledger.StepStart}}
+		saga              = ledger.Saga{Transfer: ledger.Transfer{Kind: ledger.KindTransfer}}
+		homes             = make(map[ledger.Identity]audit.Home, n)
+	)
+	into := []any{&i,
+		&hasStart, &start.Kind, &start.Saga, &start.Payee, &start.Amount, &start.Currency, &start.Reason,
+		&hasSaga, &saga.Payee, &saga.Amount, &saga.Currency, &saga.State, &saga.Cause,
+	}
+	err := s.each(ctx, findHomesStatement, []any{slots, txIDs, initiators}, into, func() error {
+		var home audit.Home
+		id := ids[i-1]
+		if hasStart {
+			found := start
+			found.Identity = id
+			home.Start = &found
+		}
+		if hasSaga {
+			found := saga
+			found.Identity = id
+			home.Saga = &found
+		}
+		homes[id] = home
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up homes: %w", err)
+	}
+	return homes, nil
+}
+
+// each streams a query's rows, each scanned into the same variables.
+func (s *Snapshot) each(ctx context.Context, query string, args, into []any, row func() error) error {
+	rows, err := s.conn.Query(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	_, err = pgx.ForEachRow(rows, into, row)
+	return err
+}
