@@ -49,15 +49,18 @@ const (
 )
 
 // Start returns the state and the first action of a saga that is read from its home. The same for a new saga and for one
-// that another runner left anywhere on its way.
+// that another runner left anywhere on its way. A stored state that this version does not know is an Alarm: a credit for it
+// could make money.
 func Start(stored ledger.SagaState, cause ledger.Reason) (State, Action) {
 	switch stored {
+	case ledger.SagaPending:
+		return State{Phase: Crediting}, SendCredit
 	case ledger.SagaCompleted:
 		return State{Phase: Completed}, Stop
 	case ledger.SagaRefunded:
 		return State{Phase: Refunded, Cause: cause}, Stop
 	}
-	return State{Phase: Crediting}, SendCredit
+	return State{Phase: Crediting}, Alarm
 }
 
 // Step is the machine. cause is the reason that comes with CreditRefused or HomeRefunded. It is total: an event that a

@@ -41,6 +41,8 @@ func (r *Result) Status() Status {
 		return StatusRefused
 	case r.State != 0:
 		return r.State.Status()
+	case r.Saga:
+		return StatusPending // the book was not given the saga: an end that is not known is not claimed
 	}
 	return StatusCompleted
 }
