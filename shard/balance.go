@@ -24,6 +24,7 @@ type balanceReader struct {
 
 	mu      sync.Mutex
 	waiting []*balanceRead
+	closed  bool // nobody takes what waits
 }
 
 type balanceRead struct {
@@ -53,13 +54,9 @@ func (r *balanceReader) start(ctx context.Context, running *sync.WaitGroup) {
 
 func (r *balanceReader) read(ctx context.Context, key ledger.AccountKey) (ledger.Account, error) {
 	read := &balanceRead{key: key, done: make(chan balanceAnswer, 1)}
-	r.mu.Lock()
-	if len(r.waiting) >= r.shard.config.QueueSize {
-		r.mu.Unlock()
-		return ledger.Account{}, ledger.Overloaded("the shard has too many reads waiting: try again")
+	if err := r.enqueue(read); err != nil {
+		return ledger.Account{}, err
 	}
-	r.waiting = append(r.waiting, read)
-	r.mu.Unlock()
 	due(r.arrived)
 	select {
 	case a := <-read.done:
@@ -69,11 +66,24 @@ func (r *balanceReader) read(ctx context.Context, key ledger.AccountKey) (ledger
 	}
 }
 
+func (r *balanceReader) enqueue(read *balanceRead) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.closed:
+		return shuttingDown()
+	case len(r.waiting) >= r.shard.config.QueueSize:
+		return ledger.Overloaded("the shard has too many reads waiting: try again")
+	}
+	r.waiting = append(r.waiting, read)
+	return nil
+}
+
 func (r *balanceReader) run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			r.answerAll(r.take(), ledger.Unavailable("shutting down: try again", nil))
+			r.answerAll(r.close(), shuttingDown())
 			return
 		case <-r.arrived:
 		}
@@ -95,6 +105,15 @@ func (r *balanceReader) take() []*balanceRead {
 	} else {
 		r.waiting = nil
 	}
+	return reads
+}
+
+// close lets no more reads wait, and returns those that do.
+func (r *balanceReader) close() []*balanceRead {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reads := r.waiting
+	r.waiting, r.closed = nil, true
 	return reads
 }
 
@@ -144,6 +163,8 @@ func (r *balanceReader) query(ctx context.Context, reads []*balanceRead) {
 		read.done <- answers[i]
 	}
 }
+
+func shuttingDown() error { return ledger.Unavailable("shutting down: try again", nil) }
 
 func userNotFound() error {
 	return &ledger.Error{Code: ledger.CodeUserNotFound, Message: "user not found"}

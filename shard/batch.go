@@ -182,11 +182,15 @@ func (b *batch) queueUsers(pipeline *pgx.Batch) {
 // are looked up here, so an account that comes back from the next statement is one whose user exists.
 const insertAccountsStatement = `
 insert into accounts (slot, user_id, currency)
-select wanted.slot, wanted.user_id, wanted.currency
-from unnest($1::smallint[], $2::text[], $3::text[]) with ordinality as wanted(slot, user_id, currency, n)
-where exists (select from users u where u.slot = wanted.slot and u.id = wanted.user_id)
-  and not exists (select from accounts a
-                  where a.slot = wanted.slot and a.user_id = wanted.user_id and a.currency = wanted.currency)
+select slot, user_id, currency
+from (
+    select *
+    from unnest($1::smallint[], $2::text[], $3::text[]) with ordinality as wanted(slot, user_id, currency, n)
+    where not exists (select from accounts a
+                      where a.slot = wanted.slot and a.user_id = wanted.user_id and a.currency = wanted.currency)
+    offset 0 -- most accounts are there: look for them first, and for the users of the others only
+) absent
+where exists (select from users u where u.slot = absent.slot and u.id = absent.user_id)
 order by n
 on conflict do nothing`
 
@@ -260,7 +264,8 @@ from unnest($1::smallint[], $2::text[], $3::text[], $4::smallint[]) with ordinal
      as wanted(slot, tx_id, initiator, step, n)
 join operations o on o.slot = wanted.slot and o.tx_id = wanted.tx_id
                  and o.initiator = wanted.initiator and o.step = wanted.step
-left join sagas s on o.saga and s.slot = o.slot and s.tx_id = o.tx_id and s.initiator = o.initiator`
+left join sagas s on (o.saga or o.step = 3) -- a start that opened it, or the refund that ended it
+                 and s.slot = o.slot and s.tx_id = o.tx_id and s.initiator = o.initiator`
 
 func (b *batch) queueOperations(pipeline *pgx.Batch) {
 	n := len(b.operations)
@@ -281,6 +286,9 @@ func (b *batch) queueOperations(pipeline *pgx.Batch) {
 				return err
 			}
 			op.Identity, op.Step = b.operations[i-1].Identity, b.operations[i-1].Step
+			if op.Step == ledger.StepRefund {
+				op.Cause = saga.Cause
+			}
 			b.book.LoadOperation(op)
 			if saga.State != 0 {
 				saga.Transfer = op.Transfer

@@ -40,8 +40,8 @@
 //
 // COMMIT is never cancelled. A cancel that reaches a COMMIT waiting for a synchronous standby makes the transaction visible
 // although no standby has it, and pgx sends one whenever it gives up a connection. The lanes' connections therefore cannot
-// dial a second time (see conn.go), and a writer that has waited long enough closes its socket and calls the outcome
-// unknown. No session sets statement_timeout, since it covers COMMIT too.
+// dial a second time (see conn.go), and a writer that has waited long enough gives its connection up (pgx closes the socket
+// in the background, within 15 s) and calls the outcome unknown. No session sets statement_timeout, since it covers COMMIT too.
 //
 // # Reads
 //

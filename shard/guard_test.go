@@ -35,6 +35,11 @@ func refusals(err error) []placement.Refusal {
 	return nil
 }
 
+func isStranger(err error) bool {
+	var stranger *placement.StrangerError
+	return errors.As(err, &stranger)
+}
+
 // reads are all reads of one user's slot.
 func (b *book) reads(user ledger.UserID) map[string]error {
 	ctx := b.t.Context()
@@ -139,19 +144,18 @@ func TestStrangers(t *testing.T) {
 				good.alter(c.alter)
 			}
 			b := openAt(t, good.dsn, c.change)
-			var stranger *placement.StrangerError
-			if _, err := b.submit(add("alice", "t", 1)); !errors.As(err, &stranger) || ledger.CodeOf(err) != "" {
+			if _, err := b.submit(add("alice", "t", 1)); !isStranger(err) || ledger.CodeOf(err) != "" {
 				t.Errorf("write: %v", err)
 			}
-			if _, _, err := b.CreateUser(t.Context(), ledger.User{ID: "bob"}, b.hold("bob")); !errors.As(err, &stranger) {
+			if _, _, err := b.CreateUser(t.Context(), ledger.User{ID: "bob"}, b.hold("bob")); !isStranger(err) {
 				t.Errorf("create: %v", err)
 			}
 			for name, err := range b.reads("alice") {
-				if !errors.As(err, &stranger) {
+				if !isStranger(err) {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
-			if _, err := b.EndedSagas(t.Context(), []ledger.Identity{{Initiator: "alice", TxID: "t"}}); !errors.As(err, &stranger) {
+			if _, err := b.EndedSagas(t.Context(), []ledger.Identity{{Initiator: "alice", TxID: "t"}}); !isStranger(err) {
 				t.Errorf("ended sagas: %v", err)
 			}
 			if got := good.sql(`select count(*)::text from saldo.operations`); got != "1" {

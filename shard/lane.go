@@ -2,7 +2,9 @@ package shard
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -105,6 +107,9 @@ func (s *Shard) CreateUser(ctx context.Context, user ledger.User, hold placement
 
 func (l *lane) do(ctx context.Context, w wish, holds []placement.Hold) answer {
 	it := &item{wish: w, holds: holds, done: make(chan answer, 1)}
+	if err := it.covered(); err != nil {
+		return answer{err: err}
+	}
 	if err := l.enqueue(it); err != nil {
 		return answer{err: err}
 	}
@@ -122,6 +127,27 @@ func (l *lane) do(ctx context.Context, w wish, holds []placement.Hold) answer {
 	default:
 		return answer{err: ledger.Unknown(ctx.Err())}
 	}
+}
+
+// covered makes sure that the guard will be asked about every slot that the wish may write to.
+func (it *item) covered() error {
+	var keys [2]ledger.AccountKey
+	users := keys[:0]
+	switch {
+	case it.op != nil:
+		users = it.op.Accounts(users)
+	case it.end != nil:
+		users = append(users, ledger.AccountKey{User: it.end.Initiator})
+	case it.user != nil:
+		users = append(users, ledger.AccountKey{User: it.user.ID})
+	}
+	for _, key := range users {
+		slot := placement.SlotOf(key.User)
+		if !slices.ContainsFunc(it.holds, func(h placement.Hold) bool { return h.Slot == slot }) {
+			return fmt.Errorf("%w: slot %d of user %s is not held", ledger.ErrImpossible, slot, key.User)
+		}
+	}
+	return nil
 }
 
 func (l *lane) enqueue(it *item) error {

@@ -61,7 +61,7 @@ func TestLostAnswers(t *testing.T) {
 			credit := debit("carol", "from afar", "bob", 5)
 			credit.Step, credit.Saga = ledger.StepCredit, false
 
-			for _, c := range []struct {
+			cases := []struct {
 				name string
 				op   ledger.Operation
 				want ledger.Outcome
@@ -73,7 +73,11 @@ func TestLostAnswers(t *testing.T) {
 				{"start", debit("alice", "t5", "bob", 10), ledger.Outcome{Balance: 780, Version: 5}},
 				{"credit", credit, ledger.Outcome{Balance: 16, Version: 3}},
 				{"refund", refund, ledger.Outcome{Balance: 880, Version: 6}},
-			} {
+			}
+			if f.fault == swallowRequest || f.fault == swallowAnswer { // each takes until the server ends the session
+				cases = cases[:3]
+			}
+			for _, c := range cases {
 				happened := proxy.once(f.at, f.fault)
 				result, err := b.submit(c.op)
 				if err != nil || result.Replayed || result.Outcome != c.want {

@@ -59,11 +59,14 @@ func (s *Shard) read(ctx context.Context, query string, args []any, scan func(ro
 // not the shard that was meant a *placement.StrangerError.
 func (s *Shard) readError(err error) error {
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && judge(err, false) == fateStranger {
-		return ownership(err)
-	}
-	if errors.As(err, &pg) && judge(err, false) != fateTransient {
-		return fmt.Errorf("read from shard %s: %w", s.config.ID, err)
+	if errors.As(err, &pg) {
+		switch judge(err, false) {
+		case fateStranger:
+			return ownership(err)
+		case fateTransient:
+		default:
+			return fmt.Errorf("read from shard %s: %w", s.config.ID, err)
+		}
 	}
 	return ledger.Unavailable("the shard is down or busy: try again", fmt.Errorf("read from shard %s: %w", s.config.ID, err))
 }

@@ -43,6 +43,7 @@ left join slots owned on owned.slot = wanted.slot
 left join operations o on o.slot = wanted.slot and o.tx_id = $2 and o.step = 1
 left join sagas s on o.saga and s.slot = o.slot and s.tx_id = o.tx_id and s.initiator = o.initiator
 where o.slot is not null or owned.state is distinct from 'owned'
+order by (owned.state = 'owned') nulls first -- a slot that is not owned is never cut off
 limit 100`
 
 // TransfersByTxID reads the transfers with a tx_id of any initiator in the slots, at most 100. Errors: CodeUnavailable,

@@ -190,10 +190,18 @@ func (w *writer) connect() error {
 		return nil
 	}
 	return w.inTime(func(ctx context.Context) (err error) {
-		w.conn, err = connectWithoutCancel(ctx, w.lane.session)
+		if w.conn, err = connectWithoutCancel(ctx, w.lane.session); err != nil {
+			return err
+		}
+		if _, err = w.conn.Exec(ctx, durableStatement); err != nil {
+			w.disconnect()
+		}
 		return err
 	})
 }
+
+// An answered commit is on disk, whatever is set for the database or the role. Levels above are the operator's choice.
+const durableStatement = `select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'`
 
 func (w *writer) rollback() {
 	if w.conn.IsClosed() || w.conn.PgConn().TxStatus() == 'I' {

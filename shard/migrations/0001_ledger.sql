@@ -16,7 +16,8 @@ begin
                 null; -- roles are the server's: another database's migration was faster
             end;
         end if;
-        if not pg_has_role(current_user, wanted, 'member') then
+        -- Since Postgres 16 a member may not always take the role on.
+        if not pg_has_role(current_user, wanted, case when current_setting('server_version_num')::int < 160000 then 'member' else 'set' end) then
             execute format('grant %I to current_user', wanted);
         end if;
     end loop;

@@ -1,0 +1,62 @@
+package shard
+
+import (
+	"testing"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// Batches lets a test say what stands together in a batch, and in which order.
+type Batches struct{ writer *writer }
+
+func (s *Shard) Batches() *Batches { return &Batches{writer: &writer{lane: s.lane}} }
+
+// Setting reads a setting of a writer's session.
+func (b *Batches) Setting(t testing.TB, name string) (value string) {
+	t.Helper()
+	if err := b.writer.connect(); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.writer.conn.QueryRow(t.Context(), "select current_setting($1)", name).Scan(&value); err != nil {
+		t.Fatal(err)
+	}
+	return value
+}
+
+func (b *Batches) Close() { b.writer.disconnect() }
+
+// Submit does the operations as one batch.
+func (b *Batches) Submit(ops []ledger.Operation, holds func(ledger.Operation) []placement.Hold) (results []ledger.Result, errs []error) {
+	items := make([]*item, len(ops))
+	for i, op := range ops {
+		items[i] = &item{wish: wish{op: &op}, holds: holds(op), done: make(chan answer, 1)}
+	}
+	for _, a := range b.settle(items) {
+		results, errs = append(results, a.result), append(errs, a.err)
+	}
+	return results, errs
+}
+
+// Complete ends the sagas as one batch.
+func (b *Batches) Complete(ids []ledger.Identity, hold func(ledger.UserID) placement.Hold) (states []ledger.SagaState, errs []error) {
+	items := make([]*item, len(ids))
+	for i, id := range ids {
+		items[i] = &item{wish: wish{end: &id}, holds: []placement.Hold{hold(id.Initiator)}, done: make(chan answer, 1)}
+	}
+	for _, a := range b.settle(items) {
+		states, errs = append(states, a.state), append(errs, a.err)
+	}
+	return states, errs
+}
+
+func (b *Batches) settle(items []*item) []answer {
+	if len(items) > 0 {
+		b.writer.settle(items)
+	}
+	answers := make([]answer, len(items))
+	for i, it := range items {
+		answers[i] = <-it.done
+	}
+	return answers
+}
