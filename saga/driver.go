@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -73,6 +74,7 @@ type Driver struct {
 	underway sync.WaitGroup
 	mu       sync.Mutex
 	running  map[ledger.Identity]struct{}
+	alarmed  map[ledger.Identity]struct{} // left alone until the next sweep
 	payees   map[ledger.ShardID]*payee
 }
 
@@ -89,7 +91,8 @@ func NewDriver(home Home, steps Steps, config Config, log *slog.Logger) *Driver 
 	config.setDefaults()
 	return &Driver{
 		home: home, steps: steps, config: config, log: log, wake: make(chan struct{}, 1),
-		running: make(map[ledger.Identity]struct{}), payees: make(map[ledger.ShardID]*payee),
+		running: make(map[ledger.Identity]struct{}), alarmed: make(map[ledger.Identity]struct{}),
+		payees: make(map[ledger.ShardID]*payee),
 	}
 }
 
@@ -102,28 +105,51 @@ func (d *Driver) Wake() {
 }
 
 // Run drives sagas until ctx ends and the steps under way have returned. What it leaves is found by the next runner.
+//
+// It looks from its horizon on for what is new, at each notice and poll. From time to time, and when there is room for what
+// it had to leave, it sweeps through the whole queue, a page at a time, so that what is new does not wait for a long queue.
 func (d *Driver) Run(ctx context.Context) {
 	defer d.underway.Wait()
 	poll := time.NewTicker(d.config.Poll)
 	defer poll.Stop()
 	var (
-		horizon int64 // everything below it was seen
-		swept   time.Time
+		horizon int64     // everything below it was seen, or is ahead of the sweep; 0 until the first page is read
+		swept   time.Time // when the latest sweep for its own sake began
+		sweep   *Cursor   // how far the sweep has come; nil if there is none
 	)
+	now := make(chan struct{})
+	close(now)
 	for ctx.Err() == nil {
-		if d.takeMissed() || time.Since(swept) > d.config.Sweep {
-			horizon, swept = 0, time.Now()
+		if sweep == nil && time.Since(swept) > d.config.Sweep {
+			sweep, swept = new(Cursor), time.Now()
+			d.forgetAlarms()
+		} else if sweep == nil && d.takeMissed() {
+			sweep = new(Cursor)
 		}
-		next, err := d.look(ctx, horizon)
-		if err == nil {
-			horizon = next
-		} else if ctx.Err() == nil {
+		var (
+			again chan struct{} // nil: when there is something new
+			err   error
+		)
+		if horizon > 0 {
+			horizon, err = d.look(ctx, horizon)
+		}
+		if err == nil && sweep != nil {
+			var page Page
+			if page, err = d.read(ctx, *sweep); err == nil {
+				horizon, again, sweep = cmp.Or(horizon, page.Horizon), now, nil
+				if page.More {
+					sweep = &page.Sagas[len(page.Sagas)-1].Cursor
+				}
+			}
+		}
+		if err != nil && ctx.Err() == nil {
 			d.log.Debug("cannot read pending sagas; looking again", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 		case <-poll.C:
 		case <-d.wake:
+		case <-again:
 		}
 	}
 }
@@ -132,24 +158,31 @@ func (d *Driver) Run(ctx context.Context) {
 // for the next look.
 func (d *Driver) look(ctx context.Context, horizon int64) (next int64, err error) {
 	cursor := Cursor{Tx: horizon}
-	for first := true; ; first = false {
-		pageCtx, cancel := context.WithTimeout(ctx, d.config.StepTimeout)
-		page, err := d.home.PendingSagas(pageCtx, cursor, d.config.PageSize)
-		cancel()
+	for {
+		page, err := d.read(ctx, cursor)
 		if err != nil {
-			return 0, err
+			return horizon, err
 		}
-		if first {
-			next = page.Horizon
-		}
-		for _, p := range page.Sagas {
-			d.admit(ctx, p)
-			cursor = p.Cursor
-		}
+		next = cmp.Or(next, page.Horizon) // the first page's
 		if !page.More {
 			return next, nil
 		}
+		cursor = page.Sagas[len(page.Sagas)-1].Cursor
 	}
+}
+
+// read starts the sagas of one page that are not under way.
+func (d *Driver) read(ctx context.Context, after Cursor) (Page, error) {
+	reading, cancel := context.WithTimeout(ctx, d.config.StepTimeout)
+	defer cancel()
+	page, err := d.home.PendingSagas(reading, after, d.config.PageSize)
+	if err != nil {
+		return Page{}, err
+	}
+	for _, p := range page.Sagas {
+		d.admit(ctx, p)
+	}
+	return page, nil
 }
 
 // admit starts a saga unless it is under way or its payee's shard has enough to do: a dead shard fills its own share, not
@@ -159,6 +192,9 @@ func (d *Driver) admit(ctx context.Context, p Pending) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, ok := d.running[p.Identity]; ok {
+		return
+	}
+	if _, ok := d.alarmed[p.Identity]; ok {
 		return
 	}
 	to := d.payees[shard]
@@ -196,14 +232,28 @@ func (d *Driver) takeMissed() bool {
 	return missed
 }
 
+// alarm tells a person, and leaves the saga alone until the next sweep.
+func (d *Driver) alarm(p Pending, state State) {
+	d.log.Error("a saga's durable outcomes contradict each other", "initiator", p.Initiator, "tx_id", p.TxID, "state", state.Phase)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.alarmed[p.Identity] = struct{}{}
+}
+
+func (d *Driver) forgetAlarms() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	clear(d.alarmed)
+}
+
 // drive runs the machine over one saga until it ends or ctx does.
 func (d *Driver) drive(ctx context.Context, p Pending, to *payee) {
 	ctx, span := startSpan(ctx, p)
 	defer span.End()
 	state, action := Start(p.State, p.Cause)
-	for tries := 0; action != Stop; {
+	for tries, silent := 0, 0; action != Stop; {
 		if action == Alarm {
-			d.log.Error("a saga's durable outcomes contradict each other", "initiator", p.Initiator, "tx_id", p.TxID, "state", state.Phase)
+			d.alarm(p, state)
 			return
 		}
 		if action == SendCredit && !d.gate(ctx, to) {
@@ -215,7 +265,7 @@ func (d *Driver) drive(ctx context.Context, p Pending, to *payee) {
 		}
 		if event == NoAnswer {
 			span.AddEvent("no answer", trace.WithAttributes(attribute.String("action", action.String())))
-			d.complain(p, action, err, tries)
+			silent = d.complain(p, action, err, silent)
 			if tries++; !d.pause(ctx, tries) {
 				return
 			}
@@ -272,7 +322,8 @@ func (d *Driver) gate(ctx context.Context, to *payee) bool {
 		if wait <= 0 {
 			return ctx.Err() == nil
 		}
-		if !sleep(ctx, jitter(wait)) {
+		// Not before that, and not all of them at once.
+		if !sleep(ctx, wait+rand.N(wait/4+time.Millisecond)) {
 			return false
 		}
 	}
@@ -282,7 +333,7 @@ func (d *Driver) gate(ctx context.Context, to *payee) bool {
 func (d *Driver) answered(to *payee, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if err == nil {
+	if err == nil || strange(err) {
 		to.failures = 0
 		return
 	}
@@ -300,15 +351,21 @@ func (d *Driver) backoff(tries int) time.Duration {
 	return min(d.config.MinPause<<min(tries-1, 16), d.config.MaxPause)
 }
 
-// complain logs what a person should know: an error that no waiting mends, at first and then now and again; a saga that
-// has grown old, once.
-func (d *Driver) complain(p Pending, action Action, err error, tries int) {
-	strange := errors.Is(err, ledger.ErrImpossible) || ledger.CodeOf(err) == ledger.CodeConflict
-	old := time.Since(p.CreatedAt) > d.config.OldAge
-	if (strange || old) && tries%32 == 0 {
-		d.log.Error("a saga does not end", "initiator", p.Initiator, "tx_id", p.TxID, "age", time.Since(p.CreatedAt).Round(time.Second),
-			"action", action.String(), "error", err)
+// strange tells whether an error is about the saga, not the shard, and no waiting mends it.
+func strange(err error) bool {
+	return errors.Is(err, ledger.ErrImpossible) || ledger.CodeOf(err) == ledger.CodeConflict
+}
+
+// complain logs what a person should know: a strange error at once, a saga that has grown old then; and each again after
+// another 32 tries. silent is what it returned before: the tries until it may speak again.
+func (d *Driver) complain(p Pending, action Action, err error, silent int) int {
+	age := time.Since(p.CreatedAt)
+	if !strange(err) && age <= d.config.OldAge || silent > 0 {
+		return max(silent-1, 0)
 	}
+	d.log.Error("a saga does not end", "initiator", p.Initiator, "tx_id", p.TxID, "age", age.Round(time.Second),
+		"action", action.String(), "error", err)
+	return 31
 }
 
 func sleep(ctx context.Context, wait time.Duration) bool {

@@ -32,6 +32,8 @@ type Result struct {
 	Replayed bool
 	// State is the saga's state, for a start that opened one; 0 otherwise.
 	State SagaState
+	// Cause is why the payee's book refused, of a refunded saga's start.
+	Cause Reason
 }
 
 // Status is what a client is told about the transfer that the operation belongs to.
@@ -256,7 +258,8 @@ func (b *Book) record(op Operation, reason Reason) (Result, error) {
 func (b *Book) result(recorded Recorded, replayed bool) Result {
 	result := Result{Recorded: recorded, Replayed: replayed}
 	if recorded.Step == StepStart && recorded.Saga && recorded.Reason == Applied {
-		result.State = b.sagas[recorded.Identity].State
+		saga := b.sagas[recorded.Identity]
+		result.State, result.Cause = saga.State, saga.Cause
 	}
 	return result
 }

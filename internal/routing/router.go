@@ -91,40 +91,63 @@ func (r *Router) ShardOf(user ledger.UserID) ledger.ShardID {
 // onShardOf calls do with the shard of a user and follows the user when the map turns out to be wrong. do gets the map
 // that it is called by.
 func (r *Router) onShardOf(ctx context.Context, user ledger.UserID, do func(m *placement.Map, s Shard, hold placement.Hold) error) error {
-	var fencedSince time.Time
-	for attempt := 0; ; attempt++ {
+	for p := (pursuit{}); ; {
 		m := r.cluster.Map()
 		err := r.tryShardOf(m, user, do)
 		var refused *placement.OwnershipError
 		if !errors.As(err, &refused) {
 			return r.strangers(err)
 		}
-		switch {
-		case ledger.CodeOf(err) == ledger.CodeUnknown:
-			return err // an attempt was lost before the refusal
-		case refused.Ahead():
-			r.log.Error("a shard is behind the map: it lost a write or was restored from a backup; nothing is written to its slots until a person has looked",
-				"user_slot", placement.SlotOf(user), "error", err)
-			return ledger.Unavailable("the shard is being looked after: nothing was recorded, try again later", err)
-		case fenced(refused):
-			if fencedSince.IsZero() {
-				fencedSince = time.Now()
-			}
-			if time.Since(fencedSince) > r.config.FenceWait {
-				return ledger.Unavailable("the user's slot is moving: nothing was recorded, try again", err)
-			}
-		case attempt >= r.config.Reroutes:
-			return ledger.Unavailable("the map of the cluster is changing: nothing was recorded, try again", err)
-		}
-		if attempt > 0 { // the first newer map is often right at once
-			if waitErr := sleep(ctx, rand.N(10*time.Millisecond<<min(attempt, 4))); waitErr != nil {
-				return ledger.Unavailable("the user's slot is moving: nothing was recorded, try again", err)
-			}
-		}
-		if refreshErr := r.cluster.Refresh(ctx, m); refreshErr != nil && !fenced(refused) {
-			return ledger.Unavailable("the map of the cluster is not up to date: nothing was recorded, try again", errors.Join(err, refreshErr))
+		if err := r.follow(ctx, &p, m, refused, err); err != nil {
+			return err
 		}
 	}
+}
+
+// pursuit is how a call has followed slots that were not where the map said.
+type pursuit struct {
+	fenced      int // answers
+	fencedSince time.Time
+	others      int
+}
+
+// follow returns nil when a call that was refused by map m should be made again, after a pause and with whatever map there
+// is then. err is the error that refused is a part of.
+func (r *Router) follow(ctx context.Context, p *pursuit, m *placement.Map, refused *placement.OwnershipError, err error) error {
+	fenced := fenced(refused)
+	switch {
+	case ledger.CodeOf(err) == ledger.CodeUnknown:
+		return err // an attempt was lost before the refusal
+	case refused.Ahead():
+		r.log.Error("a shard is behind the map: it lost a write or was restored from a backup; nothing is written to its slots until a person has looked",
+			"slot", refused.Refusals[0].Slot, "error", err)
+		return ledger.Unavailable("the shard is being looked after: nothing was recorded, try again later", err)
+	case fenced:
+		if p.fenced++; p.fenced == 1 {
+			p.fencedSince = time.Now()
+		}
+		if time.Since(p.fencedSince) > r.config.FenceWait {
+			return ledger.Unavailable("the user's slot is moving: nothing was recorded, try again", err)
+		}
+	default:
+		if p.others++; p.others > r.config.Reroutes {
+			return ledger.Unavailable("the map of the cluster is changing: nothing was recorded, try again", err)
+		}
+	}
+	if attempts := p.fenced + p.others; attempts > 1 { // the first newer map is often right at once
+		if sleepErr := sleep(ctx, rand.N(10*time.Millisecond<<min(attempts-1, 4))); sleepErr != nil {
+			return ledger.Unavailable("the user's slot is moving: nothing was recorded, try again", err)
+		}
+	}
+	if fenced { // the fence may be lifted without the map, so a registry that does not answer holds nobody up
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
+	}
+	if refreshErr := r.cluster.Refresh(ctx, m); refreshErr != nil && !fenced {
+		return ledger.Unavailable("the map of the cluster is not up to date: nothing was recorded, try again", errors.Join(err, refreshErr))
+	}
+	return nil
 }
 
 func (r *Router) tryShardOf(m *placement.Map, user ledger.UserID, do func(m *placement.Map, s Shard, hold placement.Hold) error) error {

@@ -2,6 +2,7 @@ package routing
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -37,18 +38,11 @@ func (r *Router) Transfer(ctx context.Context, start ledger.Operation, wait time
 	if err != nil {
 		return ledger.TransferRecord{}, false, err
 	}
-	record = ledger.TransferRecord{Recorded: result.Recorded, State: result.State}
+	record = ledger.TransferRecord{Recorded: result.Recorded, State: result.State, Cause: result.Cause}
 	if record.State == ledger.SagaPending && wait > 0 {
 		if ended, ok := r.awaitEnd(ctx, home, record.Identity, wait); ok {
 			record.State, record.Cause = ended.State, ended.Cause
 		}
-	} else if record.State == ledger.SagaRefunded {
-		// The cause is in the saga's row, not with the start.
-		stored, err := r.Find(ctx, record.Identity)
-		if err != nil {
-			return record, result.Replayed, err
-		}
-		record = stored
 	}
 	return record, result.Replayed, nil
 }
@@ -83,11 +77,7 @@ func (r *Router) Find(ctx context.Context, id ledger.Identity) (record ledger.Tr
 // FindByTxID asks every shard for a transfer of any initiator. Errors: CodeTransferNotFound only if every slot was asked;
 // CodeAmbiguous if there are several; CodeUnavailable.
 func (r *Router) FindByTxID(ctx context.Context, id ledger.TxID) (ledger.TransferRecord, error) {
-	m := r.cluster.Map()
-	found, err := r.askAll(ctx, m, id)
-	if err != nil && r.cluster.Refresh(ctx, m) == nil { // the map may have changed
-		found, err = r.askAll(ctx, r.cluster.Map(), id)
-	}
+	found, err := r.askUntilFit(ctx, id)
 	switch {
 	case len(found) > 1:
 		return ledger.TransferRecord{}, &ledger.Error{
@@ -101,7 +91,23 @@ func (r *Router) FindByTxID(ctx context.Context, id ledger.TxID) (ledger.Transfe
 	return found[0], nil
 }
 
-// askAll returns what the shards that answered found, and the error of one that did not.
+// askUntilFit is askAll by a map that fits: it follows slots that move.
+func (r *Router) askUntilFit(ctx context.Context, id ledger.TxID) (found []ledger.TransferRecord, err error) {
+	for p := (pursuit{}); ; {
+		m := r.cluster.Map()
+		found, err = r.askAll(ctx, m, id)
+		var refused *placement.OwnershipError
+		if !errors.As(err, &refused) {
+			return found, r.strangers(err)
+		}
+		if followErr := r.follow(ctx, &p, m, refused, err); followErr != nil {
+			return found, followErr
+		}
+	}
+}
+
+// askAll returns what the shards that answered found, and the error of one that did not; if all of those did not own slots,
+// it is a *placement.OwnershipError.
 func (r *Router) askAll(ctx context.Context, m *placement.Map, id ledger.TxID) (found []ledger.TransferRecord, err error) {
 	if !m.Complete() {
 		return nil, ledger.Unavailable("the cluster has slots without a shard", nil)
@@ -122,7 +128,8 @@ func (r *Router) askAll(ctx context.Context, m *placement.Map, id ledger.TxID) (
 			mu.Lock()
 			defer mu.Unlock()
 			found = append(found, records...)
-			if askErr != nil {
+			var refused *placement.OwnershipError
+			if err == nil || askErr != nil && !errors.As(askErr, &refused) {
 				err = askErr
 			}
 		})

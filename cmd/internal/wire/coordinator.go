@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -91,7 +92,7 @@ func (r *sagaRunner) run(ctx context.Context, c *cluster.Cluster, w *cluster.Wat
 	running.Wait()
 }
 
-// whileAway does work for as long as etcd does not answer, each time that happens.
+// whileAway does work for as long as etcd does not answer, each time that happens, and some time longer.
 func whileAway(ctx context.Context, w *cluster.Watcher, work func(context.Context)) {
 	for ctx.Err() == nil {
 		changed := w.Changed()
@@ -105,20 +106,37 @@ func whileAway(ctx context.Context, w *cluster.Watcher, work func(context.Contex
 		away, back := context.WithCancel(ctx)
 		var working sync.WaitGroup
 		working.Go(func() { work(away) })
-		for ctx.Err() == nil && !w.Status().Connected {
-			select {
-			case <-changed:
-				changed = w.Changed()
-			case <-ctx.Done():
-			}
-		}
-		// A moment longer: somebody has to be elected first.
-		select {
-		case <-time.After(2 * time.Second):
-		case <-ctx.Done():
-		}
+		untilElected(ctx, w)
 		back()
 		working.Wait()
+	}
+}
+
+// election is how long an election may take when etcd is back: the leases of those who led before have to end, and who
+// campaigns may be in a pause of several seconds.
+const election = 15 * time.Second
+
+// untilElected returns when etcd has answered for long enough for somebody to be elected.
+func untilElected(ctx context.Context, w *cluster.Watcher) {
+	var back time.Time // when it began to answer
+	for {
+		changed := w.Changed()
+		var enough <-chan time.Time
+		if !w.Status().Connected {
+			back = time.Time{}
+		} else {
+			if back.IsZero() {
+				back = time.Now()
+			}
+			enough = time.After(election - time.Since(back))
+		}
+		select {
+		case <-changed:
+		case <-enough:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -140,12 +158,12 @@ func found(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, config C
 	}
 }
 
-// Activate makes every shard of a founded cluster enforce its first ownership. Doing it again changes nothing.
+// Activate makes every shard of a founded cluster enforce its first ownership, and those that it can reach if it cannot
+// reach all. Doing it again changes nothing.
 func Activate(ctx context.Context, view *cluster.View, passwords Passwords) error {
+	var errs []error
 	for id, s := range view.Shards {
-		if err := shard.Found(ctx, s.DSN, passwords(id), view.Config.UID, id, view.Map); err != nil {
-			return err
-		}
+		errs = append(errs, shard.Found(ctx, s.DSN, passwords(id), view.Config.UID, id, view.Map))
 	}
-	return nil
+	return errors.Join(errs...)
 }

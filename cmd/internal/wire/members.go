@@ -28,8 +28,9 @@ type members struct {
 	watcher atomic.Pointer[cluster.Watcher] // nil until etcd was reached
 	empty   *placement.Map
 
-	mu   sync.RWMutex
-	open map[ledger.ShardID]*member
+	mu      sync.RWMutex
+	open    map[ledger.ShardID]*member
+	closing sync.WaitGroup // members that were open
 }
 
 // member is an open shard and what runs beside it.
@@ -91,7 +92,7 @@ func (m *members) Shard(id ledger.ShardID) (routing.Shard, bool) {
 // run reaches etcd, however long that takes, and follows the cluster until ctx ends. Then it closes every shard.
 func (m *members) run(ctx context.Context, d duties) error {
 	c, w, err := m.reach(ctx)
-	if err != nil {
+	if err != nil || c == nil { // nil: ctx has ended before
 		return err
 	}
 	defer c.Close()
@@ -114,7 +115,7 @@ func (m *members) run(ctx context.Context, d duties) error {
 	}
 }
 
-// reach connects to etcd and reads the cluster.
+// reach connects to etcd and reads the cluster. It returns nil if ctx ends before.
 func (m *members) reach(ctx context.Context) (*cluster.Cluster, *cluster.Watcher, error) {
 	for told := ""; ; {
 		c, w, err := m.tryReach(ctx)
@@ -159,7 +160,7 @@ func (m *members) follow(ctx context.Context, c *cluster.Cluster, w *cluster.Wat
 	for id, open := range m.open {
 		if known, ok := view.Shards[id]; !ok || known.DSN != open.dsn {
 			delete(m.open, id)
-			go open.close()
+			m.closing.Go(open.close)
 		}
 	}
 	for id, known := range view.Shards {
@@ -192,9 +193,8 @@ func (m *members) closeAll() {
 	open := maps.Clone(m.open)
 	clear(m.open)
 	m.mu.Unlock()
-	var closing sync.WaitGroup
 	for _, member := range open {
-		closing.Go(member.close)
+		m.closing.Go(member.close)
 	}
-	closing.Wait()
+	m.closing.Wait()
 }

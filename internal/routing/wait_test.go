@@ -1,0 +1,239 @@
+package routing_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/routing"
+)
+
+func poll(every time.Duration) func(*routing.Config) {
+	return func(c *routing.Config) { c.Poll = every }
+}
+
+// pair is a system with a payer on s1 and a payee on s2.
+func pair(t *testing.T) (s *system, payer, payee ledger.UserID) {
+	s = newSystem(t, 2)
+	payer, payee = s.usersOn("s1", 1)[0], s.usersOn("s2", 1)[0]
+	r := s.router()
+	s.create(r, 1_000_000, payer, payee)
+	return s, payer, payee
+}
+
+type answer struct {
+	record ledger.TransferRecord
+	err    error
+	took   time.Duration
+}
+
+// start transfers in the background, and returns when it waits for the end.
+func (s *system) start(r *routing.Router, op ledger.Operation, wait time.Duration) <-chan answer {
+	s.t.Helper()
+	answers := make(chan answer, 1)
+	began := time.Now()
+	go func() {
+		record, _, err := r.Transfer(s.ctx, op, wait)
+		answers <- answer{record, err, time.Since(began)}
+	}()
+	eventually(s.t, "the start is recorded", func() bool {
+		_, err := r.Find(s.ctx, op.Identity)
+		return err == nil
+	})
+	time.Sleep(50 * time.Millisecond)
+	return answers
+}
+
+func TestNoticeAnswersWhoWaits(t *testing.T) {
+	t.Parallel()
+	for _, named := range []bool{true, false} {
+		t.Run(fmt.Sprint("named=", named), func(t *testing.T) {
+			t.Parallel()
+			s, payer, payee := pair(t)
+			r := s.router(poll(never))
+			op, other := transfer(payer, payee, "t", 1), transfer(payer, payee, "other", 1)
+			nobody := transfer(payer, s.usersOn("s2", 2)[1], "nobody", 1)
+			first, twin, otherWaits, refunded := s.start(r, op, 20*time.Second), s.start(r, op, 20*time.Second),
+				s.start(r, other, time.Second), s.start(r, nobody, 20*time.Second)
+			s.drain(r, op)
+			s.drain(r, nobody)
+			told := time.Now()
+			if named {
+				r.Ended("s2", []ledger.Identity{op.Identity}) // another home
+				r.Ended("s1", []ledger.Identity{op.Identity, {Initiator: "x", TxID: "y"}, nobody.Identity})
+			} else {
+				r.Ended("s1", nil)
+			}
+			for _, answers := range []<-chan answer{first, twin} {
+				if a := <-answers; a.err != nil || a.record.Status() != ledger.StatusCompleted {
+					t.Errorf("answered %v, %v", a.record.Status(), a.err)
+				}
+			}
+			if a := <-refunded; a.record.Status() != ledger.StatusRefunded || a.record.WhyNot() != ledger.PayeeNotFound {
+				t.Errorf("answered %v, %q, %v", a.record.Status(), a.record.WhyNot(), a.err)
+			}
+			if took := time.Since(told); took > 700*time.Millisecond {
+				t.Errorf("answered %v after the notice", took)
+			}
+			if a := <-otherWaits; a.err != nil || a.record.Status() != ledger.StatusPending || a.took < time.Second {
+				t.Errorf("the other is answered %v after %v, %v", a.record.Status(), a.took, a.err)
+			}
+			if n := s.spies["s1"].looks.Load(); n > 2 {
+				t.Errorf("%d queries", n)
+			}
+		})
+	}
+}
+
+func TestPollAnswersWhoWaits(t *testing.T) {
+	t.Parallel()
+	s, payer, payee := pair(t)
+	r := s.router(poll(50 * time.Millisecond))
+	op := transfer(payer, payee, "t", 1)
+	waits := s.start(r, op, 20*time.Second)
+	s.drain(r, op)
+	if a := <-waits; a.record.Status() != ledger.StatusCompleted || a.took > 5*time.Second {
+		t.Errorf("answered %v after %v, %v", a.record.Status(), a.took, a.err)
+	}
+}
+
+func TestWaitIsNoLongerThanAsked(t *testing.T) {
+	t.Parallel()
+	s, payer, payee := pair(t)
+	r := s.router(poll(never))
+	began := time.Now()
+	s.mustBe(r, transfer(payer, payee, "async", 1), 0, ledger.StatusPending, "", false)
+	if took := time.Since(began); took > 400*time.Millisecond {
+		t.Errorf("wait=0 took %v", took)
+	}
+	if n := s.spies["s1"].looks.Load(); n != 0 {
+		t.Errorf("%d queries without a waiter", n)
+	}
+	began = time.Now()
+	s.mustBe(r, transfer(payer, payee, "sync", 1), 300*time.Millisecond, ledger.StatusPending, "", false)
+	if took := time.Since(began); took < 300*time.Millisecond || took > time.Second {
+		t.Errorf("wait=300ms took %v", took)
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, 300*time.Millisecond)
+	defer cancel()
+	record, _, err := r.Transfer(ctx, transfer(payer, payee, "gone", 1), 20*time.Second)
+	if err != nil || record.Status() != ledger.StatusPending {
+		t.Errorf("the caller's end: %v, %v", record.Status(), err)
+	}
+}
+
+func TestReplayWaitsToo(t *testing.T) {
+	t.Parallel()
+	s, payer, payee := pair(t)
+	r := s.router(poll(50 * time.Millisecond))
+	op, nobody := transfer(payer, payee, "t", 1), transfer(payer, s.usersOn("s2", 2)[1], "nobody", 1)
+	s.mustBe(r, op, 0, ledger.StatusPending, "", false)
+	s.mustBe(r, nobody, 0, ledger.StatusPending, "", false)
+	first, second := s.start(r, op, 20*time.Second), s.start(r, nobody, 20*time.Second)
+	s.drain(r, op)
+	s.drain(r, nobody)
+	if a := <-first; a.record.Status() != ledger.StatusCompleted {
+		t.Errorf("answered %v, %v", a.record.Status(), a.err)
+	}
+	if a := <-second; a.record.Status() != ledger.StatusRefunded || a.record.WhyNot() != ledger.PayeeNotFound {
+		t.Errorf("answered %v, %q, %v", a.record.Status(), a.record.WhyNot(), a.err)
+	}
+	s.mustBe(r, op, time.Second, ledger.StatusCompleted, "", true)
+	s.mustBe(r, nobody, time.Second, ledger.StatusRefunded, ledger.PayeeNotFound, true)
+	s.mustBe(r, nobody, 0, ledger.StatusRefunded, ledger.PayeeNotFound, true)
+
+	// Why it was given back comes with the start: no second read could fail after something was recorded.
+	s.spies["s1"].mu.Lock()
+	s.spies["s1"].onFind = func() error { return ledger.Unavailable("down", errLost) }
+	s.spies["s1"].mu.Unlock()
+	s.mustBe(r, nobody, 0, ledger.StatusRefunded, ledger.PayeeNotFound, true)
+}
+
+func TestCloseEndsWaits(t *testing.T) {
+	t.Parallel()
+	s, payer, payee := pair(t)
+	r := s.router(poll(never))
+	waits := s.start(r, transfer(payer, payee, "t", 1), 20*time.Second)
+	r.Close()
+	if a := <-waits; a.err != nil || a.record.Status() != ledger.StatusPending || a.took > 10*time.Second {
+		t.Errorf("answered %v after %v, %v", a.record.Status(), a.took, a.err)
+	}
+	began := time.Now()
+	s.mustBe(r, transfer(payer, payee, "later", 1), 20*time.Second, ledger.StatusPending, "", false)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("a closed router waited %v", took)
+	}
+	r.Close()
+}
+
+// A thousand wait at once: they share queries, and nothing is left of them.
+func TestManyWaitersShareQueries(t *testing.T) {
+	t.Parallel()
+	s, payer, payee := pair(t)
+	r := s.router(poll(250 * time.Millisecond))
+	const n = 1000
+	var (
+		group   sync.WaitGroup
+		started = make(chan ledger.Operation, n)
+	)
+	for i := range n {
+		group.Go(func() {
+			op := transfer(payer, payee, ledger.TxID(fmt.Sprint(i)), 1)
+			started <- op
+			record, _, err := r.Transfer(s.ctx, op, 40*time.Second)
+			if err != nil || record.Status() != ledger.StatusCompleted {
+				t.Errorf("answered %v, %v", record.Status(), err)
+			}
+		})
+	}
+	eventually(t, "all are debited", func() bool {
+		return s.ask("s1", `select count(*) from saldo.sagas where state = 1`) == n
+	})
+	began := time.Now()
+	var drains sync.WaitGroup
+	for range n {
+		op := <-started
+		drains.Go(func() {
+			op.Step = ledger.StepCredit
+			_, err := r.Submit(s.ctx, op)
+			_, endErr := r.Complete(s.ctx, op.Identity)
+			if err := errors.Join(err, endErr); err != nil {
+				t.Error(err)
+			}
+			r.Ended("s1", []ledger.Identity{op.Identity})
+		})
+	}
+	drains.Wait()
+	group.Wait()
+	took := time.Since(began)
+	looks := s.spies["s1"].looks.Load()
+	t.Logf("%d waiters, %d queries in %v", n, looks, took)
+	if looks > 300 {
+		t.Errorf("%d queries for %d waiters in %v", looks, n, took)
+	}
+	time.Sleep(time.Second)
+	idle := s.spies["s1"].looks.Load()
+	time.Sleep(time.Second)
+	if s.spies["s1"].looks.Load() != idle {
+		t.Error("it still asks, for nobody")
+	}
+}
+
+// The home moves while somebody waits, and the shard that is asked does not answer: the wait elapses, nothing worse.
+func TestHomeMovesWhileSomebodyWaits(t *testing.T) {
+	t.Parallel()
+	s, payer, payee := pair(t)
+	r := s.router(poll(50 * time.Millisecond))
+	op := transfer(payer, payee, "t", 1)
+	waits := s.start(r, op, 2*time.Second)
+	s.move(payer, "s2")
+	s.drain(r, op)
+	if a := <-waits; a.err != nil || a.record.Status() == ledger.StatusRefunded {
+		t.Errorf("answered %v, %v", a.record.Status(), a.err)
+	}
+	s.mustBe(r, op, 0, ledger.StatusCompleted, "", true)
+}
