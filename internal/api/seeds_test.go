@@ -2,7 +2,7 @@ package api_test
 
 import "testing"
 
-// The seeds' own examples, with POST where DESIGN.md §7 says so.
+// The seeds' own examples, with POST where they wrote money by GET.
 
 func TestFirstSeed(t *testing.T) {
 	t.Parallel()

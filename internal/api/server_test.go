@@ -237,7 +237,7 @@ func TestServerLimits(t *testing.T) {
 	}
 }
 
-// FAULTS.md §5, 18: a body that does not come.
+// Row 18 of the bad inputs: a body that does not come.
 func TestSlowBody(t *testing.T) {
 	t.Parallel()
 	bank := newBank()

@@ -17,7 +17,7 @@ const (
 	CheckEnds       Name = "ends"
 )
 
-// newChecks returns the checks in the order in which they are reported. Promises are numbered as in the design's §2.
+// newChecks returns the checks in the order in which they are reported. Promises are numbered as in docs/ARCHITECTURE.md.
 func newChecks() []Check {
 	return []Check{
 		{Name: CheckIdentity, Promises: []int{7}, Unit: "shards", Says: "each database is the shard it is taken for, on its adopted timeline"},

@@ -38,7 +38,7 @@ const (
 // Check is one check and what it found.
 type Check struct {
 	Name     Name   `json:"name"`
-	Promises []int  `json:"promises"` // of the design's §2 that it proves
+	Promises []int  `json:"promises"` // by their numbers in docs/ARCHITECTURE.md
 	Says     string `json:"says"`
 	Covered  int64  `json:"covered"` // how many were judged
 	Unit     string `json:"unit"`    // of Covered

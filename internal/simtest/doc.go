@@ -29,7 +29,7 @@
 //
 // # What must hold
 //
-// After every step: promises 1, 2, 3 and 5 of the design (conserved, exactly once, a told outcome stands, no overdraft),
+// After every step: promises 1, 2, 3 and 5 of docs/ARCHITECTURE.md (conserved, exactly once, a told outcome stands, no overdraft),
 // no alarm from the machine, nothing impossible asked of a book. And promise 6, always ends: from every reachable state,
 // every schedule without further faults is finite and leaves no saga pending and nothing in transit. The explorer proves
 // that for its scope: the steps that are not faults form a graph without cycles whose every sink is a good end.

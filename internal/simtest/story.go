@@ -45,7 +45,7 @@ func (s *sim) tellScope(story *strings.Builder) {
 
 func shardName(shard int) string { return string(rune('A' + shard)) }
 
-// line tells one step in the words of the design.
+// line tells one step in the words of docs/ARCHITECTURE.md.
 func (s *sim) line(f fact) string {
 	a := f.action
 	name := func(i int) ledger.Identity { return s.scope.Transfers[i].Identity }

@@ -20,8 +20,8 @@ const (
 	Nobody = "bad-nobody"
 )
 
-// Case is one request and what the answer must be. Its name begins with its number in the list of bad inputs
-// (FAULTS.md §5).
+// Case is one request and what the answer must be. Its name begins with the number of its kind: cases of one kind have
+// one number.
 type Case struct {
 	Name   string
 	Method string
