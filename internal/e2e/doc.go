@@ -1,0 +1,27 @@
+// Package e2e tests Saldo from the outside: the built programs, as separate processes, on real Postgres servers and a
+// real etcd, asked over HTTP.
+//
+// It owns the claims that need a whole cluster: what the seeds' clients see, what a bad request leaves behind, what two
+// routers make of one transfer at once, what happens while a part is down, and what is left after parts were killed. It
+// refuses to test what a package can test alone, and to look inside a process: what it knows it read from an answer, from
+// a shard's tables, from a log line or from /proc.
+//
+// # The judge
+//
+// What clients were told while parts were killed is kept as a history and judged after everything has come to rest.
+// Every entry has a number, so the order of an account's entries is read from the shards, not searched:
+// every answer that names a balance and a version is compared with that very entry. The judge uses nothing of the
+// product's but the parsing of an id's slot, and does not trust `saldo audit`, which is run beside it.
+//
+// While the harm is done, services reach Postgres through gates, which can lose the answers to commits: the only way to a
+// commit of which nobody knows that is not left to luck.
+//
+// # Robustness
+//
+// Nothing here waits for a fixed time for something to happen: it polls, with bounds that are far longer than what a busy
+// machine with two cores needs. Processes are ended by their pid only. When the test process dies, the kernel ends them
+// (on Linux).
+//
+// TestKills runs for SALDO_E2E_SECONDS (default 40, but at least until every fault was injected once) with the seed
+// SALDO_E2E_SEED (default 1); both are printed. With -short only the judge itself is tested.
+package e2e

@@ -1,0 +1,75 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/etcdtest"
+	"github.com/saldo-ledger/saldo/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(etcdtest.With(programs{m})) }
+
+// programs removes what build has made.
+type programs struct{ m interface{ Run() int } }
+
+var programsDir string // "" until they are built
+
+func (p programs) Run() int {
+	code := p.m.Run()
+	if programsDir != "" {
+		if err := os.RemoveAll(programsDir); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e: remove the programs:", err)
+			code = max(code, 1)
+		}
+	}
+	return code
+}
+
+var build = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "saldo-e2e-*")
+	if err != nil {
+		return "", err
+	}
+	programsDir = dir
+	args := []string{"build", "-o", dir + "/"}
+	if raceDetector() {
+		args = append(args, "-race")
+	}
+	command := exec.Command("go", append(args, "./cmd/...")...)
+	command.Dir = filepath.Join("..", "..")
+	if output, err := command.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the programs: %w\n%s", err, output)
+	}
+	return dir, nil
+})
+
+// raceDetector tells whether this test was built with it; then the programs are too.
+func raceDetector() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
+}
+
+// program is the path of one of Saldo's programs.
+func program(t testing.TB, name string) string {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs the built programs, which -short leaves out")
+	}
+	begun := time.Now()
+	dir, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begun); took > time.Second {
+		t.Logf("building the programs took %v", took.Round(time.Millisecond))
+	}
+	return filepath.Join(dir, name)
+}
