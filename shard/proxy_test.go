@@ -90,16 +90,6 @@ func (p *proxy) cut() {
 	}
 }
 
-// down refuses new connections and breaks those there are, or lets new ones through again.
-func (p *proxy) down(is bool) {
-	p.mu.Lock()
-	p.refuse = is
-	p.mu.Unlock()
-	if is {
-		p.cut()
-	}
-}
-
 func (p *proxy) onRequest(plan func(request) fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -218,7 +218,10 @@ func (r *run) checkShard(ctx context.Context, n *node) {
 
 func totals(ctx context.Context, book Book) (*Totals, error) {
 	t, err := book.Totals(ctx)
-	return &t, err
+	if err != nil {
+		return nil, err // not zeros: who has none was not read
+	}
+	return &t, nil
 }
 
 // checkBooks judges a shard's sums.
