@@ -16,31 +16,50 @@ import (
 // readEach runs a query whose rows begin with what the guard thinks of the row's slot: null if it is owned, else a slotState
 // as JSON. scan reads a row and returns where the error of that row belongs; it is set to a *placement.OwnershipError if
 // the slot is not owned.
+//
+// A server that was started again leaves broken connections in the pool: a query that meets one before it has read a row is
+// made once more, on a new connection.
 func (s *Shard) readEach(ctx context.Context, query string, args []any, scan func(row pgx.Rows, guard *[]byte) (*error, error)) error {
-	rows, err := s.pool.Query(ctx, query, args...)
+	began, err := s.tryReadEach(ctx, query, args, scan)
+	if err != nil && !began && brokenConnection(err) && ctx.Err() == nil {
+		s.pool.Reset()
+		_, err = s.tryReadEach(ctx, query, args, scan)
+	}
 	if err != nil {
 		return s.readError(err)
 	}
+	return nil
+}
+
+func (s *Shard) tryReadEach(ctx context.Context, query string, args []any, scan func(row pgx.Rows, guard *[]byte) (*error, error)) (began bool, err error) {
+	rows, err := s.pool.Query(ctx, query, args...)
+	if err != nil {
+		return false, err
+	}
 	defer rows.Close()
 	for rows.Next() {
+		began = true
 		var guard []byte
 		rowErr, err := scan(rows, &guard)
 		if err != nil {
-			return s.readError(err)
+			return began, err
 		}
 		if guard == nil {
 			continue
 		}
 		var state slotState
 		if err := json.Unmarshal(guard, &state); err != nil {
-			return s.readError(err)
+			return began, err
 		}
 		*rowErr = &placement.OwnershipError{Refusals: []placement.Refusal{state.refusal()}}
 	}
-	if err := rows.Err(); err != nil {
-		return s.readError(err)
-	}
-	return nil
+	return began, rows.Err()
+}
+
+// brokenConnection tells whether an error is about the connection, not the query: no answer, or the server's last words.
+func brokenConnection(err error) bool {
+	var pg *pgconn.PgError
+	return !errors.As(err, &pg) || pg.Severity == "FATAL"
 }
 
 // read is readEach where one slot that is not owned fails the whole.

@@ -39,6 +39,7 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	programsDir = dir
+	sweep(filepath.Join(filepath.Dir(dir), "saldo-e2e-*"))
 	args := []string{"build", "-o", dir + "/"}
 	if raceDetector() {
 		args = append(args, "-race")
@@ -50,6 +51,16 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	return dir, nil
 })
+
+// sweep removes what killed test processes left. Errors do not matter: the next process sweeps again.
+func sweep(pattern string) {
+	dirs, _ := filepath.Glob(pattern)
+	for _, dir := range dirs {
+		if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > time.Hour {
+			_ = os.RemoveAll(dir)
+		}
+	}
+}
 
 // raceDetector tells whether this test was built with it; then the programs are too.
 func raceDetector() bool {
