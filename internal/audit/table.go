@@ -29,7 +29,7 @@ func (r *Report) writeChecks(out *sticky) {
 	}
 	_ = table.Flush()
 	for _, c := range r.Checks {
-		if c.Found == 0 && len(c.Gaps) == 0 {
+		if c.Found == 0 {
 			continue
 		}
 		out.printf("\n%s\n", c.Name)
@@ -39,9 +39,28 @@ func (r *Report) writeChecks(out *sticky) {
 		if more := c.Found - int64(len(c.Violations)); more > 0 {
 			out.printf("  … and %d more\n", more)
 		}
+	}
+	r.writeGaps(out)
+}
+
+// writeGaps says what could not be judged: each reason once, since a shard that is down is missing from every check.
+func (r *Report) writeGaps(out *sticky) {
+	var gaps []string
+	checks := make(map[string][]string)
+	for _, c := range r.Checks {
 		for _, gap := range c.Gaps {
-			out.printf("  not judged: %s\n", gap)
+			if checks[gap] == nil {
+				gaps = append(gaps, gap)
+			}
+			checks[gap] = append(checks[gap], string(c.Name))
 		}
+	}
+	for _, gap := range gaps {
+		in := strings.Join(checks[gap], ", ")
+		if len(checks[gap]) == len(r.Checks) {
+			in = "every check"
+		}
+		out.printf("\nnot judged in %s: %s\n", in, gap)
 	}
 }
 
@@ -109,14 +128,14 @@ func (r *Report) writeVerdict(out *sticky) {
 	var (
 		found   int64
 		failed  []string
-		partial []string
+		partial int
 	)
 	for _, c := range r.Checks {
 		if found += c.Found; c.Found > 0 {
 			failed = append(failed, string(c.Name))
 		}
 		if len(c.Gaps) > 0 {
-			partial = append(partial, string(c.Name))
+			partial++
 		}
 	}
 	if r.Verdict == Clean {
@@ -125,8 +144,8 @@ func (r *Report) writeVerdict(out *sticky) {
 	if found > 0 {
 		out.printf("NOT CLEAN: %d violations in %s.\n", found, strings.Join(failed, ", "))
 	}
-	if len(partial) > 0 {
-		out.printf("NOT COMPLETE: not everything could be judged in %s.\n", strings.Join(partial, ", "))
+	if partial > 0 {
+		out.printf("NOT COMPLETE: %d of %d checks could not judge everything.\n", partial, len(r.Checks))
 	}
 }
 
