@@ -356,7 +356,7 @@ func (d *dev) post(ctx context.Context, path string, body any, want ...int) erro
 func (d *dev) banner() {
 	url := "http://" + d.listener.Addr().String()
 	d.say(`
-Saldo serves on %[1]s, with %[2]d shards. Try:
+Saldo serves on %[1]s (shards: %[2]d). Try:
 
   curl %[1]s/users/%[3]s/balance
   curl %[1]s/users -H 'Content-Type: application/json' -d '{"id":"alice","name":"Alice"}'
