@@ -72,10 +72,11 @@ type Driver struct {
 	wake   chan struct{} // room for one
 
 	underway sync.WaitGroup
-	mu       sync.Mutex
-	running  map[ledger.Identity]struct{}
-	alarmed  map[ledger.Identity]struct{} // left alone until the next sweep
-	payees   map[ledger.ShardID]*payee
+
+	mu      sync.Mutex // guards what follows
+	running map[ledger.Identity]struct{}
+	alarmed map[ledger.Identity]struct{} // left alone until the next sweep
+	payees  map[ledger.ShardID]*payee
 }
 
 // payee is what a driver knows about a shard that it sends credits to: in memory, since it is only about pace.

@@ -110,6 +110,9 @@ func (n *noticeSender) run(ctx context.Context) {
 		case <-n.wake:
 		}
 		channels, payloads := n.take()
+		if len(channels) == 0 { // the notice before said it
+			continue
+		}
 		err := func() (err error) {
 			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 			defer cancel()

@@ -190,10 +190,7 @@ func (b *Book) start(op Operation) (Result, error) {
 }
 
 func (b *Book) credit(user UserID, op Operation) Reason {
-	if !b.HasUser(user) {
-		if op.Kind == KindAdd {
-			return UserNotFound
-		}
+	if !b.HasUser(user) { // an add's user was looked for by start
 		return PayeeNotFound
 	}
 	if b.accounts[AccountKey{user, op.Currency}].Balance > MaxAmount-op.Amount {

@@ -8,7 +8,7 @@ type Currency string
 // ParseCurrency checks that text is an active ISO 4217 code of a currency that is spent: funds codes, metals and test
 // codes are not. The error is an *Error with code CodeInvalidCurrency.
 func ParseCurrency(text string) (Currency, error) {
-	if len(text) == 3 && strings.ToUpper(text) == text && strings.Contains(iso4217, " "+text+" ") {
+	if len(text) == 3 && strings.Contains(iso4217, " "+text+" ") {
 		return Currency(text), nil
 	}
 	return "", &Error{Code: CodeInvalidCurrency, Message: "currency must be an ISO 4217 code such as USD, in capitals"}

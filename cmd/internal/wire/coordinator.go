@@ -54,29 +54,24 @@ type sagaRunner struct {
 func (r *sagaRunner) run(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, home *shard.Shard) {
 	var (
 		mu      sync.Mutex
-		current []*saga.Driver
+		current = make(map[*saga.Driver]struct{}) // guarded by mu
 		running sync.WaitGroup
 	)
 	drive := func(ctx context.Context) {
 		driver := saga.NewDriver(home, r.steps, saga.Config{Poll: r.config.Poll}, r.log.With("home", home.ID()))
 		mu.Lock()
-		current = append(current, driver)
+		current[driver] = struct{}{}
 		mu.Unlock()
 		driver.Run(ctx)
 		mu.Lock()
 		defer mu.Unlock()
-		for i := range current {
-			if current[i] == driver {
-				current = append(current[:i:i], current[i+1:]...)
-				return
-			}
-		}
+		delete(current, driver)
 	}
 	running.Go(func() {
 		home.Listen(ctx, func(shard.Notice, []ledger.Identity) {
 			mu.Lock()
 			defer mu.Unlock()
-			for _, driver := range current {
+			for driver := range current {
 				driver.Wake()
 			}
 		}, shard.SagasOpened)
