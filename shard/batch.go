@@ -2,13 +2,9 @@ package shard
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
@@ -16,8 +12,8 @@ import (
 
 // batch is one attempt at one transaction: what it loads, what the book made of it, what it stores.
 type batch struct {
-	config Config
-	items  []*item
+	lane  *lane
+	items []*item
 
 	accounts   []accountKey // sorted, each once; the other keys too
 	operations []operationKey
@@ -25,13 +21,23 @@ type batch struct {
 	users      []*item   // to be created, sorted by slot and id
 
 	book    *ledger.Book
-	seen    []time.Time // by index into accounts: when the account's latest entry was made
-	now     time.Time
+	index   map[ledger.AccountKey]int // into accounts
+	found   []foundAccount            // by index into accounts
+	endsAt  map[ledger.Identity]place // the rows of the sagas that are to end
+	now     instant
 	tx      int64
 	txOf    map[ledger.Key]int64 // the transactions that recorded the known operations
 	stored  map[ledger.UserID]storedUser
 	changes ledger.Changes
 	answers []answer // by index into items
+}
+
+// foundAccount is the locked row of an account.
+type foundAccount struct {
+	known bool // to be there, without having looked
+	there bool
+	at    place
+	seen  instant // when the account's latest entry was made
 }
 
 type accountKey struct {
@@ -71,14 +77,20 @@ func (k sagaKey) compare(other sagaKey) int {
 		strings.Compare(string(k.Initiator), string(other.Initiator)))
 }
 
-func newBatch(config Config, items []*item) *batch {
-	b := &batch{config: config, items: items, book: ledger.NewBook(len(items)), answers: make([]answer, len(items))}
-	var keys [2]ledger.AccountKey
+func newBatch(l *lane, items []*item) *batch {
+	b := &batch{
+		lane: l, items: items, book: ledger.NewBook(len(items)), answers: make([]answer, len(items)),
+		accounts: make([]accountKey, 0, 2*len(items)), operations: make([]operationKey, 0, len(items)),
+		index: make(map[ledger.AccountKey]int, 2*len(items)),
+	}
 	for _, it := range items {
 		switch {
 		case it.op != nil:
-			for _, key := range it.op.Accounts(keys[:0]) {
-				b.accounts = append(b.accounts, accountKey{placement.SlotOf(key.User), key})
+			for _, key := range it.accounts() {
+				if _, ok := b.index[key]; !ok {
+					b.index[key] = 0
+					b.accounts = append(b.accounts, accountKey{placement.SlotOf(key.User), key})
+				}
 			}
 			b.operations = append(b.operations, operationKey{placement.SlotOf(it.op.Owner()), it.op.Key()})
 			if it.op.Step == ledger.StepRefund {
@@ -90,7 +102,11 @@ func newBatch(config Config, items []*item) *batch {
 			b.users = append(b.users, it)
 		}
 	}
-	b.accounts = sortedSet(b.accounts, accountKey.compare)
+	slices.SortFunc(b.accounts, accountKey.compare)
+	b.found = make([]foundAccount, len(b.accounts))
+	for i, key := range b.accounts {
+		b.index[key.AccountKey] = i
+	}
 	b.operations = sortedSet(b.operations, operationKey.compare)
 	b.ends = sortedSet(b.ends, sagaKey.compare)
 	slices.SortStableFunc(b.users, func(x, y *item) int {
@@ -105,201 +121,216 @@ func sortedSet[K comparable](keys []K, compare func(K, K) int) []K {
 	return slices.Compact(keys)
 }
 
-// load is the first round trip.
-func (b *batch) load(ctx context.Context, conn *pgx.Conn) error {
-	var pipeline pgx.Batch
-	pipeline.Queue("begin")
-	pipeline.Queue(lockSharedStatement, advisoryKey)
-	slots, epochs := b.holds()
-	pipeline.Queue(guardStatement, b.config.Cluster, string(b.config.ID), slots, epochs)
+// load adds the first round trip.
+func (b *batch) load(t *trip) {
+	t.run(beginStatement, nil)
+	t.run(lockSharedStatement, nil)
+	b.addGuard(t)
 	if len(b.users) > 0 {
-		b.queueUsers(&pipeline)
+		b.addUsers(t)
 	}
 	if len(b.accounts) > 0 {
-		b.queueAccounts(&pipeline)
+		b.addAccounts(t)
 	}
 	if len(b.ends) > 0 {
-		b.queueSagas(&pipeline)
+		b.addEnds(t)
 	}
-	pipeline.Queue(clockStatement).QueryRow(func(row pgx.Row) error { return row.Scan(&b.now, &b.tx) })
+	t.run(clockStatement, func(row *row) { b.now, b.tx = row.instant(), row.int8() })
 	if len(b.operations) > 0 {
-		b.queueOperations(&pipeline)
+		b.addOperations(t)
 	}
-	if err := conn.SendBatch(ctx, &pipeline).Close(); err != nil {
-		return fmt.Errorf("load a batch: %w", err)
-	}
-	return nil
 }
 
-// holds returns what the items hold, each slot and epoch once.
-func (b *batch) holds() (slots []int16, epochs []int64) {
+var (
+	beginStatement    = statement{"begin", "begin"}
+	commitStatement   = statement{"commit", "commit"}
+	rollbackStatement = statement{"rollback", "rollback"}
+)
+
+// addGuard asks about what the items hold, each slot and epoch once.
+func (b *batch) addGuard(t *trip) {
 	held := make(map[placement.Hold]struct{}, 2*len(b.items))
+	holds := make([]placement.Hold, 0, 2*len(b.items))
 	for _, it := range b.items {
 		for _, hold := range it.holds {
 			if _, ok := held[hold]; !ok {
 				held[hold] = struct{}{}
-				slots, epochs = append(slots, int16(hold.Slot)), append(epochs, int64(hold.Epoch))
+				holds = append(holds, hold)
 			}
 		}
 	}
-	return slots, epochs
+	t.raw([]byte(b.lane.config.Cluster))
+	t.raw([]byte(b.lane.config.ID))
+	t.int2s(len(holds), func(i int) int16 { return int16(holds[i].Slot) })
+	t.int8s(len(holds), func(i int) int64 { return int64(holds[i].Epoch) })
+	t.run(guardLaneStatement, nil)
 }
 
-const insertUsersStatement = `
+// Lists of keys come as arrays that are unnested side by side in a select list, which Postgres does one row at a time;
+// as a function in from it would first store each array.
+
+var insertUsersStatement = statement{"insert_users", `
 insert into users (slot, id, name, email)
-select slot, id, name, email
-from unnest($1::smallint[], $2::text[], $3::text[], $4::text[]) with ordinality as new(slot, id, name, email, n)
-order by n
-on conflict do nothing`
+select unnest($1::smallint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[])
+on conflict do nothing`}
 
-const selectUsersStatement = `
+var selectUsersStatement = statement{"select_users", `
 select u.id, u.name, u.email, u.created_at, u.updated_at, u.tx
-from unnest($1::smallint[], $2::text[]) as wanted(slot, id)
-join users u on u.slot = wanted.slot and u.id = wanted.id`
+from (select unnest($1::smallint[]) as slot, unnest($2::text[]) as id) wanted
+join users u on u.slot = wanted.slot and u.id = wanted.id`}
 
-func (b *batch) queueUsers(pipeline *pgx.Batch) {
+func (b *batch) addUsers(t *trip) {
 	n := len(b.users)
-	slots, ids, names, emails := make([]int16, n), make([]string, n), make([]string, n), make([]string, n)
-	for i, it := range b.users {
-		slots[i], ids[i] = int16(placement.SlotOf(it.user.ID)), string(it.user.ID)
-		names[i], emails[i] = it.user.Name, it.user.Email
-	}
-	pipeline.Queue(insertUsersStatement, slots, ids, names, emails)
+	slot := func(i int) int16 { return int16(placement.SlotOf(b.users[i].user.ID)) }
+	id := func(i int) string { return string(b.users[i].user.ID) }
+	t.int2s(n, slot)
+	t.texts(n, id)
+	t.texts(n, func(i int) string { return b.users[i].user.Name })
+	t.texts(n, func(i int) string { return b.users[i].user.Email })
+	t.run(insertUsersStatement, nil)
 	b.stored = make(map[ledger.UserID]storedUser, n)
-	pipeline.Queue(selectUsersStatement, slots, ids).Query(func(rows pgx.Rows) error {
-		for rows.Next() {
-			var u storedUser
-			if err := rows.Scan(&u.ID, &u.Name, &u.Email, &u.CreatedAt, &u.UpdatedAt, &u.tx); err != nil {
-				return err
-			}
-			b.stored[u.ID] = u
-		}
-		return rows.Err()
+	t.int2s(n, slot)
+	t.texts(n, id)
+	t.run(selectUsersStatement, func(row *row) {
+		var u storedUser
+		u.ID, u.Name, u.Email = ledger.UserID(row.text()), row.text(), row.text()
+		u.CreatedAt, u.UpdatedAt, u.tx = row.instant().time(), row.instant().time(), row.int8()
+		b.stored[u.ID] = u
 	})
 }
 
 // A row that is not there cannot be locked: two first credits would each find nothing and one would be lost. The users
 // are looked up here, so an account that comes back from the next statement is one whose user exists.
-const insertAccountsStatement = `
+var insertAccountsStatement = statement{"insert_accounts", `
 insert into accounts (slot, user_id, currency)
 select slot, user_id, currency
-from (
-    select *
-    from unnest($1::smallint[], $2::text[], $3::text[]) with ordinality as wanted(slot, user_id, currency, n)
-    where not exists (select from accounts a
-                      where a.slot = wanted.slot and a.user_id = wanted.user_id and a.currency = wanted.currency)
-    offset 0 -- most accounts are there: look for them first, and for the users of the others only
-) absent
-where exists (select from users u where u.slot = absent.slot and u.id = absent.user_id)
+from (select generate_series(1, cardinality($1::smallint[])) as n,
+             unnest($1::smallint[]) as slot, unnest($2::text[]) as user_id, unnest($3::text[]) as currency) wanted
+where not exists (select from accounts a
+                  where a.slot = wanted.slot and a.user_id = wanted.user_id and a.currency = wanted.currency)
+  and exists (select from users u where u.slot = wanted.slot and u.id = wanted.user_id)
 order by n
-on conflict do nothing`
+on conflict do nothing`}
 
 // Rows are locked above the sort, in the order of the keys.
-const lockAccountsStatement = `
-select wanted.n, a.balance, a.version, a.updated_at
-from unnest($1::smallint[], $2::text[], $3::text[]) with ordinality as wanted(slot, user_id, currency, n)
+var lockAccountsStatement = statement{"lock_accounts", `
+select wanted.n, a.ctid, a.balance, a.version, a.updated_at
+from (select generate_series(1, cardinality($1::smallint[])) as n,
+             unnest($1::smallint[]) as slot, unnest($2::text[]) as user_id, unnest($3::text[]) as currency) wanted
 join accounts a on a.slot = wanted.slot and a.user_id = wanted.user_id and a.currency = wanted.currency
 order by wanted.n
-for no key update of a`
+for no key update of a`}
 
-func (b *batch) queueAccounts(pipeline *pgx.Batch) {
-	n := len(b.accounts)
-	slots, users, currencies := make([]int16, n), make([]string, n), make([]string, n)
-	for i, key := range b.accounts {
-		slots[i], users[i], currencies[i] = int16(key.slot), string(key.User), string(key.Currency)
+func (b *batch) addAccounts(t *trip) {
+	keys := func(keys []accountKey) {
+		t.int2s(len(keys), func(i int) int16 { return int16(keys[i].slot) })
+		t.texts(len(keys), func(i int) string { return string(keys[i].User) })
+		t.texts(len(keys), func(i int) string { return string(keys[i].Currency) })
 	}
-	pipeline.Queue(insertAccountsStatement, slots, users, currencies)
-	b.seen = make([]time.Time, n)
-	pipeline.Queue(lockAccountsStatement, slots, users, currencies).Query(func(rows pgx.Rows) error {
-		for rows.Next() {
-			var (
-				i       int64
-				account ledger.Account
-				at      time.Time
-			)
-			if err := rows.Scan(&i, &account.Balance, &account.Version, &at); err != nil {
-				return err
-			}
-			b.book.LoadAccount(b.accounts[i-1].AccountKey, account)
-			b.seen[i-1] = at
+	var unknown []accountKey
+	for i, key := range b.accounts {
+		if b.found[i].known = b.lane.accounts.has(key); !b.found[i].known {
+			unknown = append(unknown, key)
 		}
-		return rows.Err()
+	}
+	if len(unknown) > 0 {
+		keys(unknown)
+		t.run(insertAccountsStatement, nil)
+	}
+	keys(b.accounts)
+	t.run(lockAccountsStatement, func(row *row) {
+		i := row.int4() - 1
+		b.found[i].there, b.found[i].at = true, row.place()
+		account := ledger.Account{Balance: ledger.Amount(row.int8()), Version: row.int8()}
+		b.found[i].seen = row.instant()
+		b.book.LoadAccount(b.accounts[i].AccountKey, account)
 	})
 }
 
-const lockSagasStatement = `
-select wanted.n, s.payee, s.amount, s.currency, s.state, s.cause, s.trace
-from unnest($1::smallint[], $2::text[], $3::text[]) with ordinality as wanted(slot, tx_id, initiator, n)
+// missing tells whether an account that was known to be there is not: nothing was done to make sure of it, and the batch
+// must be run again.
+func (b *batch) missing() bool {
+	missing := false
+	for i, found := range b.found {
+		if found.known && !found.there {
+			b.lane.accounts.forget(b.accounts[i])
+			missing = true
+		}
+	}
+	return missing
+}
+
+// remember notes which accounts are there, once that is committed.
+func (b *batch) remember() {
+	for i, found := range b.found {
+		if found.there && !found.known {
+			b.lane.accounts.add(b.accounts[i])
+		}
+	}
+}
+
+var lockSagasStatement = statement{"lock_sagas", `
+select wanted.n, s.ctid, s.payee, s.amount, s.currency, s.state, s.cause, s.trace
+from (select generate_series(1, cardinality($1::smallint[])) as n,
+             unnest($1::smallint[]) as slot, unnest($2::text[]) as tx_id, unnest($3::text[]) as initiator) wanted
 join sagas s on s.slot = wanted.slot and s.tx_id = wanted.tx_id and s.initiator = wanted.initiator
 order by wanted.n
-for no key update of s`
+for no key update of s`}
 
-func (b *batch) queueSagas(pipeline *pgx.Batch) {
+func (b *batch) addEnds(t *trip) {
 	n := len(b.ends)
-	slots, txIDs, initiators := make([]int16, n), make([]string, n), make([]string, n)
-	for i, key := range b.ends {
-		slots[i], txIDs[i], initiators[i] = int16(key.slot), string(key.TxID), string(key.Initiator)
-	}
-	pipeline.Queue(lockSagasStatement, slots, txIDs, initiators).Query(func(rows pgx.Rows) error {
-		for rows.Next() {
-			var i int64
-			saga := ledger.Saga{Transfer: ledger.Transfer{Kind: ledger.KindTransfer}}
-			if err := rows.Scan(&i, &saga.Payee, &saga.Amount, &saga.Currency, &saga.State, &saga.Cause, &saga.Trace); err != nil {
-				return err
-			}
-			saga.Identity = b.ends[i-1].Identity
-			b.book.LoadSaga(saga)
-		}
-		return rows.Err()
+	t.int2s(n, func(i int) int16 { return int16(b.ends[i].slot) })
+	t.texts(n, func(i int) string { return string(b.ends[i].TxID) })
+	t.texts(n, func(i int) string { return string(b.ends[i].Initiator) })
+	b.endsAt = make(map[ledger.Identity]place, n)
+	t.run(lockSagasStatement, func(row *row) {
+		saga := ledger.Saga{Transfer: ledger.Transfer{Identity: b.ends[row.int4()-1].Identity, Kind: ledger.KindTransfer}}
+		b.endsAt[saga.Identity] = row.place()
+		saga.Payee, saga.Amount, saga.Currency = ledger.UserID(row.text()), ledger.Amount(row.int8()), ledger.Currency(row.text())
+		saga.State, saga.Cause, saga.Trace = ledger.SagaState(row.int2()), ledger.Reason(row.text()), row.text()
+		b.book.LoadSaga(saga)
 	})
 }
 
 // After the locks, so that times do not go back along an account.
-const clockStatement = `select clock_timestamp(), pg_current_xact_id()::text::bigint`
+var clockStatement = statement{"clock", `select clock_timestamp(), pg_current_xact_id()::text::bigint`}
 
-const selectOperationsStatement = `
+var selectOperationsStatement = statement{"select_operations", `
 select wanted.n, o.kind, o.saga, o.payee, o.amount, o.currency, o.reason, o.balance, o.version, o.description, o.tx,
-       coalesce(s.state, 0), coalesce(s.cause, '')
-from unnest($1::smallint[], $2::text[], $3::text[], $4::smallint[]) with ordinality
-     as wanted(slot, tx_id, initiator, step, n)
+       coalesce(s.state, 0::smallint), coalesce(s.cause, '')
+from (select generate_series(1, cardinality($1::smallint[])) as n, unnest($1::smallint[]) as slot,
+             unnest($2::text[]) as tx_id, unnest($3::text[]) as initiator, unnest($4::smallint[]) as step) wanted
 join operations o on o.slot = wanted.slot and o.tx_id = wanted.tx_id
                  and o.initiator = wanted.initiator and o.step = wanted.step
 left join sagas s on (o.saga or o.step = 3) -- a start that opened it, or the refund that ended it
-                 and s.slot = o.slot and s.tx_id = o.tx_id and s.initiator = o.initiator`
+                 and s.slot = o.slot and s.tx_id = o.tx_id and s.initiator = o.initiator`}
 
-func (b *batch) queueOperations(pipeline *pgx.Batch) {
+func (b *batch) addOperations(t *trip) {
 	n := len(b.operations)
-	slots, txIDs, initiators, steps := make([]int16, n), make([]string, n), make([]string, n), make([]int16, n)
-	for i, key := range b.operations {
-		slots[i], txIDs[i], initiators[i], steps[i] = int16(key.slot), string(key.TxID), string(key.Initiator), int16(key.Step)
-	}
-	pipeline.Queue(selectOperationsStatement, slots, txIDs, initiators, steps).Query(func(rows pgx.Rows) error {
-		for rows.Next() {
-			var (
-				i, tx int64
-				op    ledger.Recorded
-				saga  ledger.Saga
-			)
-			err := rows.Scan(&i, &op.Kind, &op.Saga, &op.Payee, &op.Amount, &op.Currency, &op.Reason, &op.Balance, &op.Version,
-				&op.Description, &tx, &saga.State, &saga.Cause)
-			if err != nil {
-				return err
-			}
-			op.Identity, op.Step = b.operations[i-1].Identity, b.operations[i-1].Step
-			if op.Step == ledger.StepRefund {
-				op.Cause = saga.Cause
-			}
-			b.book.LoadOperation(op)
-			if saga.State != 0 {
-				saga.Transfer = op.Transfer
-				b.book.LoadSaga(saga)
-			}
-			if b.txOf == nil {
-				b.txOf = make(map[ledger.Key]int64)
-			}
-			b.txOf[op.Key()] = tx
+	t.int2s(n, func(i int) int16 { return int16(b.operations[i].slot) })
+	t.texts(n, func(i int) string { return string(b.operations[i].TxID) })
+	t.texts(n, func(i int) string { return string(b.operations[i].Initiator) })
+	t.int2s(n, func(i int) int16 { return int16(b.operations[i].Step) })
+	t.run(selectOperationsStatement, func(row *row) {
+		key := b.operations[row.int4()-1]
+		op := ledger.Recorded{Operation: ledger.Operation{Transfer: ledger.Transfer{Identity: key.Identity}, Step: key.Step}}
+		op.Kind, op.Saga, op.Payee = ledger.Kind(row.int2()), row.bool(), ledger.UserID(row.text())
+		op.Amount, op.Currency, op.Reason = ledger.Amount(row.int8()), ledger.Currency(row.text()), ledger.Reason(row.text())
+		op.Balance, op.Version, op.Description = ledger.Amount(row.int8()), row.int8(), row.text()
+		tx := row.int8()
+		saga := ledger.Saga{State: ledger.SagaState(row.int2()), Cause: ledger.Reason(row.text())}
+		if op.Step == ledger.StepRefund {
+			op.Cause = saga.Cause
 		}
-		return rows.Err()
+		b.book.LoadOperation(op)
+		if saga.State != 0 {
+			saga.Transfer = op.Transfer
+			b.book.LoadSaga(saga)
+		}
+		if b.txOf == nil {
+			b.txOf = make(map[ledger.Key]int64)
+		}
+		b.txOf[op.Key()] = tx
 	})
 }
 
@@ -344,184 +375,161 @@ func (b *batch) empty() bool {
 	return len(b.users) == 0 && len(b.changes.Operations) == 0 && len(b.changes.Ended) == 0
 }
 
-// store is the second round trip. Its last statement is the commit, which Postgres skips after any error before it.
-func (b *batch) store(ctx context.Context, conn *pgx.Conn) error {
-	var pipeline pgx.Batch
+// store adds the second round trip. Its last statement is the commit, which Postgres skips after any error before it.
+func (b *batch) store(t *trip) {
 	if len(b.changes.Operations) > 0 {
-		b.queueNewOperations(&pipeline)
+		b.addNewOperations(t)
 	}
 	if len(b.changes.Entries) > 0 {
-		b.queueNewEntries(&pipeline)
-		b.queueChangedAccounts(&pipeline)
-	}
-	if len(b.changes.Opened) > 0 {
-		b.queueNewSagas(&pipeline)
+		b.addNewEntries(t)
+		b.addChangedAccounts(t)
 	}
 	if len(b.changes.Ended) > 0 {
-		b.queueEndedSagas(&pipeline)
+		b.addEndedSagas(t)
 	}
-	pipeline.Queue("commit")
-
-	results := conn.SendBatch(ctx, &pipeline)
-	defer results.Close()
-	var last string
-	for range pipeline.Len() {
-		tag, err := results.Exec()
-		if err != nil {
-			return fmt.Errorf("store a batch: %w", err)
-		}
-		last = tag.String()
+	if len(b.changes.Opened) > 0 {
+		b.addNewSagas(t)
 	}
-	if last != "COMMIT" {
-		return fmt.Errorf("commit was answered %q", last)
-	}
-	return nil
+	t.run(commitStatement, nil)
 }
 
 // at is when an entry of an account is made: now, or with the entry before it if the clock has gone back since.
-func (b *batch) at(key ledger.AccountKey) time.Time {
-	i, ok := slices.BinarySearchFunc(b.accounts, accountKey{placement.SlotOf(key.User), key}, accountKey.compare)
-	if ok && b.seen[i].After(b.now) {
-		return b.seen[i]
+func (b *batch) at(key ledger.AccountKey) instant {
+	if i, ok := b.index[key]; ok {
+		return max(b.found[i].seen, b.now)
 	}
 	return b.now
 }
 
-const insertOperationsStatement = `
-insert into operations (slot, initiator, tx_id, step, kind, saga, payee, amount, currency, reason, balance, version,
-                        system_account, system_amount, description, created_at)
-select *
-from unnest($1::smallint[], $2::text[], $3::text[], $4::smallint[], $5::smallint[], $6::boolean[], $7::text[], $8::bigint[],
-            $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::text[], $16::timestamptz[])`
+var copyOperationsStatement = statement{"copy_operations", `
+copy operations (slot, initiator, tx_id, step, kind, saga, payee, amount, currency, reason, balance, version,
+                 system_account, system_amount, description, created_at)
+from stdin (format binary)`}
 
-func (b *batch) queueNewOperations(pipeline *pgx.Batch) {
+func (b *batch) addNewOperations(t *trip) {
 	operations := b.changes.Operations
-	slices.SortFunc(operations, func(x, y ledger.Recorded) int {
-		return operationKey{placement.SlotOf(x.Owner()), x.Key()}.compare(operationKey{placement.SlotOf(y.Owner()), y.Key()})
-	})
-	n := len(operations)
-	var (
-		slots, steps, kinds                            = make([]int16, n), make([]int16, n), make([]int16, n)
-		initiators, txIDs, payees, currencies, reasons = make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-		sagas                                          = make([]bool, n)
-		amounts, balances, versions, systemAmounts     = make([]int64, n), make([]int64, n), make([]int64, n), make([]int64, n)
-		systemAccounts, descriptions                   = make([]string, n), make([]string, n)
-		times                                          = make([]time.Time, n)
-	)
-	for i := range operations {
-		op := &operations[i]
-		slots[i], steps[i], kinds[i] = int16(placement.SlotOf(op.Owner())), int16(op.Step), int16(op.Kind)
-		initiators[i], txIDs[i], payees[i] = string(op.Initiator), string(op.TxID), string(op.Payee)
-		currencies[i], reasons[i], sagas[i] = string(op.Currency), string(op.Reason), op.Saga
-		amounts[i], balances[i], versions[i] = int64(op.Amount), int64(op.Balance), op.Version
+	order := make([]int, len(operations)) // they are big
+	for i := range order {
+		order[i] = i
+	}
+	key := func(i int) operationKey {
+		return operationKey{placement.SlotOf(operations[i].Owner()), operations[i].Key()}
+	}
+	slices.SortFunc(order, func(i, j int) int { return key(i).compare(key(j)) })
+	t.copyRows(copyOperationsStatement, len(operations), 16, func(i int) {
+		op := &operations[order[i]]
+		t.int2(int16(placement.SlotOf(op.Owner())))
+		t.text(string(op.Initiator))
+		t.text(string(op.TxID))
+		t.int2(int16(op.Step))
+		t.int2(int16(op.Kind))
+		t.bool(op.Saga)
+		t.text(string(op.Payee))
+		t.int8(int64(op.Amount))
+		t.text(string(op.Currency))
+		t.text(string(op.Reason))
+		t.int8(int64(op.Balance))
+		t.int8(op.Version)
+		var (
+			system ledger.SystemAccount
+			amount ledger.Amount
+		)
 		if op.Reason == ledger.Applied {
-			account, amount := op.System()
-			systemAccounts[i], systemAmounts[i] = string(account), int64(amount)
+			system, amount = op.System()
 		}
-		descriptions[i] = op.Description
-		times[i] = b.at(ledger.AccountKey{User: op.Owner(), Currency: op.Currency})
-	}
-	pipeline.Queue(insertOperationsStatement, slots, initiators, txIDs, steps, kinds, sagas, payees, amounts, currencies,
-		reasons, balances, versions, systemAccounts, systemAmounts, descriptions, times)
+		t.text(string(system))
+		t.int8(int64(amount))
+		t.text(op.Description)
+		t.instant(b.at(ledger.AccountKey{User: op.Owner(), Currency: op.Currency}))
+	})
 }
 
-const insertEntriesStatement = `
-insert into entries (slot, user_id, currency, version, amount, balance, tx_id, step, kind, counterparty, created_at)
-select *
-from unnest($1::smallint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::smallint[],
-            $9::smallint[], $10::text[], $11::timestamptz[])`
+var copyEntriesStatement = statement{"copy_entries", `
+copy entries (slot, user_id, currency, version, amount, balance, tx_id, step, kind, counterparty, created_at)
+from stdin (format binary)`}
 
-func (b *batch) queueNewEntries(pipeline *pgx.Batch) {
-	entries := b.changes.Entries
-	n := len(entries)
-	var (
-		slots, steps, kinds                     = make([]int16, n), make([]int16, n), make([]int16, n)
-		users, currencies, txIDs, counterpartys = make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-		versions, amounts, balances             = make([]int64, n), make([]int64, n), make([]int64, n)
-		times                                   = make([]time.Time, n)
-	)
-	for i := range entries {
-		e := &entries[i]
-		slots[i], steps[i], kinds[i] = int16(placement.SlotOf(e.User)), int16(e.Step), int16(e.Kind)
-		users[i], currencies[i], txIDs[i], counterpartys[i] = string(e.User), string(e.Currency), string(e.TxID), string(e.Counterparty)
-		versions[i], amounts[i], balances[i] = e.Version, int64(e.Amount), int64(e.Balance)
-		times[i] = b.at(e.AccountKey)
-	}
-	pipeline.Queue(insertEntriesStatement, slots, users, currencies, versions, amounts, balances, txIDs, steps, kinds,
-		counterpartys, times)
+func (b *batch) addNewEntries(t *trip) {
+	t.copyRows(copyEntriesStatement, len(b.changes.Entries), 11, func(i int) {
+		e := &b.changes.Entries[i]
+		t.int2(int16(placement.SlotOf(e.User)))
+		t.text(string(e.User))
+		t.text(string(e.Currency))
+		t.int8(e.Version)
+		t.int8(int64(e.Amount))
+		t.int8(int64(e.Balance))
+		t.text(string(e.TxID))
+		t.int2(int16(e.Step))
+		t.int2(int16(e.Kind))
+		t.text(string(e.Counterparty))
+		t.instant(b.at(e.AccountKey))
+	})
 }
 
-const updateAccountsStatement = `
+// The rows are locked, so they are where they were found.
+var updateAccountsStatement = statement{"update_accounts", `
 update accounts a
 set balance = new.balance, version = new.version, updated_at = new.at
-from unnest($1::smallint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::timestamptz[])
-     as new(slot, user_id, currency, balance, version, at)
-where a.slot = new.slot and a.user_id = new.user_id and a.currency = new.currency`
+from (select unnest($1::tid[]) as place, unnest($2::bigint[]) as balance, unnest($3::bigint[]) as version,
+             unnest($4::timestamptz[]) as at) new
+where a.ctid = new.place`}
 
-// The rows are locked already, so their order does not matter here.
-func (b *batch) queueChangedAccounts(pipeline *pgx.Batch) {
-	changed := make(map[ledger.AccountKey]struct{}, len(b.accounts))
-	var (
-		slots              []int16
-		users, currencies  []string
-		balances, versions []int64
-		times              []time.Time
-	)
+func (b *batch) addChangedAccounts(t *trip) {
+	changed := make([]int, 0, len(b.accounts)) // indexes into accounts
+	marked := make([]bool, len(b.accounts))
 	for i := range b.changes.Entries {
-		key := b.changes.Entries[i].AccountKey
-		if _, ok := changed[key]; ok {
-			continue
+		if k := b.index[b.changes.Entries[i].AccountKey]; !marked[k] {
+			marked[k] = true
+			changed = append(changed, k)
 		}
-		changed[key] = struct{}{}
-		account := b.book.Account(key)
-		slots, users, currencies = append(slots, int16(placement.SlotOf(key.User))), append(users, string(key.User)), append(currencies, string(key.Currency))
-		balances, versions, times = append(balances, int64(account.Balance)), append(versions, account.Version), append(times, b.at(key))
 	}
-	pipeline.Queue(updateAccountsStatement, slots, users, currencies, balances, versions, times)
+	now := make([]ledger.Account, len(changed))
+	for i, k := range changed {
+		now[i] = b.book.Account(b.accounts[k].AccountKey)
+	}
+	n := len(changed)
+	t.places(n, func(i int) place { return b.found[changed[i]].at })
+	t.int8s(n, func(i int) int64 { return int64(now[i].Balance) })
+	t.int8s(n, func(i int) int64 { return now[i].Version })
+	t.instants(n, func(i int) instant { return max(b.found[changed[i]].seen, b.now) })
+	t.run(updateAccountsStatement, nil)
 }
 
-const insertSagasStatement = `
-insert into sagas (slot, initiator, tx_id, payee, amount, currency, state, trace, created_at)
-select *
-from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::smallint[], $8::text[], $9::timestamptz[])`
+var copySagasStatement = statement{"copy_sagas", `
+copy sagas (slot, initiator, tx_id, payee, amount, currency, state, trace, created_at)
+from stdin (format binary)`}
 
-func (b *batch) queueNewSagas(pipeline *pgx.Batch) {
-	sagas := b.changes.Opened
-	n := len(sagas)
-	var (
-		slots, states                                 = make([]int16, n), make([]int16, n)
-		initiators, txIDs, payees, currencies, traces = make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-		amounts                                       = make([]int64, n)
-		times                                         = make([]time.Time, n)
-	)
-	for i := range sagas {
-		s := &sagas[i]
-		slots[i], states[i] = int16(placement.SlotOf(s.Initiator)), int16(ledger.SagaPending)
-		initiators[i], txIDs[i], payees[i], currencies[i], traces[i] = string(s.Initiator), string(s.TxID), string(s.Payee), string(s.Currency), s.Trace
-		amounts[i] = int64(s.Amount)
-		times[i] = b.at(ledger.AccountKey{User: s.Initiator, Currency: s.Currency})
-	}
-	pipeline.Queue(insertSagasStatement, slots, initiators, txIDs, payees, amounts, currencies, states, traces, times)
+func (b *batch) addNewSagas(t *trip) {
+	t.copyRows(copySagasStatement, len(b.changes.Opened), 9, func(i int) {
+		s := &b.changes.Opened[i]
+		t.int2(int16(placement.SlotOf(s.Initiator)))
+		t.text(string(s.Initiator))
+		t.text(string(s.TxID))
+		t.text(string(s.Payee))
+		t.int8(int64(s.Amount))
+		t.text(string(s.Currency))
+		t.int2(int16(ledger.SagaPending))
+		t.text(s.Trace)
+		t.instant(b.at(ledger.AccountKey{User: s.Initiator, Currency: s.Currency}))
+	})
 }
 
 // The rows were locked and found pending.
-const updateSagasStatement = `
+var updateSagasStatement = statement{"update_sagas", `
 update sagas s
-set state = ended.state, cause = ended.cause, ended_at = greatest(s.created_at, $6), tx = pg_current_xact_id()::text::bigint
-from unnest($1::smallint[], $2::text[], $3::text[], $4::smallint[], $5::text[]) as ended(slot, initiator, tx_id, state, cause)
-where s.slot = ended.slot and s.tx_id = ended.tx_id and s.initiator = ended.initiator and s.state = 1`
+set state = ended.state, cause = ended.cause, ended_at = greatest(s.created_at, ended.at),
+    tx = pg_current_xact_id()::text::bigint
+from (select unnest($1::tid[]) as place, unnest($2::smallint[]) as state, unnest($3::text[]) as cause,
+             unnest($4::timestamptz[]) as at) ended
+where s.ctid = ended.place and s.state = 1`}
 
-func (b *batch) queueEndedSagas(pipeline *pgx.Batch) {
+func (b *batch) addEndedSagas(t *trip) {
 	sagas := b.changes.Ended
 	n := len(sagas)
-	slots, states := make([]int16, n), make([]int16, n)
-	initiators, txIDs, causes := make([]string, n), make([]string, n), make([]string, n)
-	for i := range sagas {
-		s := &sagas[i]
-		slots[i], states[i] = int16(placement.SlotOf(s.Initiator)), int16(s.State)
-		initiators[i], txIDs[i], causes[i] = string(s.Initiator), string(s.TxID), string(s.Cause)
-	}
-	pipeline.Queue(updateSagasStatement, slots, initiators, txIDs, states, causes, b.now)
+	t.places(n, func(i int) place { return b.endsAt[sagas[i].Identity] })
+	t.int2s(n, func(i int) int16 { return int16(sagas[i].State) })
+	t.texts(n, func(i int) string { return string(sagas[i].Cause) })
+	t.instants(n, func(int) instant { return b.now })
+	t.run(updateSagasStatement, nil)
 }
 
 // markLost remembers that this transaction may have recorded the items.
@@ -533,6 +541,6 @@ func (b *batch) markLost() {
 
 func (b *batch) answer() {
 	for i, it := range b.items {
-		it.answer(b.answers[i])
+		it.give(b.answers[i])
 	}
 }

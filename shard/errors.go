@@ -31,7 +31,7 @@ type fate int
 const (
 	// fateUnknown: the transaction may have been committed.
 	fateUnknown fate = iota
-	// fateTwin: somebody else recorded one of the operations; run it again and find the record.
+	// fateTwin: somebody else changed what it builds on (recorded one of its operations, say); run it again at once.
 	fateTwin
 	// fateTransient: nothing happened, and the same batch may succeed in a moment.
 	fateTransient
@@ -43,9 +43,16 @@ const (
 	fatePoisoned
 )
 
+// errAccountGone says that an account is not there that was. (The transaction that made it was rolled back, or its slot has
+// moved away and been cleaned since.)
+var errAccountGone = errors.New("an account that was known is gone")
+
 // judge tells the fate of a batch that failed with err. committing is set once the statements with the commit behind them
 // were sent; until then every failure means that nothing happened.
 func judge(err error, committing bool) fate {
+	if errors.Is(err, errAccountGone) {
+		return fateTwin
+	}
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
 		if committing {

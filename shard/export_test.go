@@ -28,9 +28,9 @@ func (b *Batches) Close() { b.writer.disconnect() }
 
 // Submit does the operations as one batch.
 func (b *Batches) Submit(ops []ledger.Operation, holds func(ledger.Operation) []placement.Hold) (results []ledger.Result, errs []error) {
-	items := make([]*item, len(ops))
-	for i, op := range ops {
-		items[i] = &item{wish: wish{op: &op}, holds: holds(op), done: make(chan answer, 1)}
+	items := make([]item, len(ops))
+	for i := range ops {
+		items[i].wish, items[i].holds = wish{op: &ops[i]}, holds(ops[i])
 	}
 	for _, a := range b.settle(items) {
 		results, errs = append(results, a.result), append(errs, a.err)
@@ -40,9 +40,9 @@ func (b *Batches) Submit(ops []ledger.Operation, holds func(ledger.Operation) []
 
 // Complete ends the sagas as one batch.
 func (b *Batches) Complete(ids []ledger.Identity, hold func(ledger.UserID) placement.Hold) (states []ledger.SagaState, errs []error) {
-	items := make([]*item, len(ids))
+	items := make([]item, len(ids))
 	for i, id := range ids {
-		items[i] = &item{wish: wish{end: &id}, holds: []placement.Hold{hold(id.Initiator)}, done: make(chan answer, 1)}
+		items[i].wish, items[i].holds = wish{end: &ids[i]}, []placement.Hold{hold(id.Initiator)}
 	}
 	for _, a := range b.settle(items) {
 		states, errs = append(states, a.state), append(errs, a.err)
@@ -50,13 +50,24 @@ func (b *Batches) Complete(ids []ledger.Identity, hold func(ledger.UserID) place
 	return states, errs
 }
 
-func (b *Batches) settle(items []*item) []answer {
-	if len(items) > 0 {
-		b.writer.settle(items)
+func (b *Batches) settle(items []item) []answer {
+	c := &call{items: items, done: make(chan struct{})}
+	c.left.Store(int32(len(items)))
+	taken, answers := make([]*item, len(items)), make([]answer, len(items))
+	for i := range items {
+		taken[i] = &items[i]
+		taken[i].call = c
+		taken[i].stage.Store(stageTaken)
+		if err := taken[i].prepare(); err != nil {
+			panic(err)
+		}
 	}
-	answers := make([]answer, len(items))
-	for i, it := range items {
-		answers[i] = <-it.done
+	if len(items) > 0 {
+		b.writer.settle(taken)
+		<-c.done
+	}
+	for i := range items {
+		answers[i] = items[i].answer
 	}
 	return answers
 }

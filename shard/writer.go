@@ -8,6 +8,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
@@ -17,6 +18,7 @@ import (
 type writer struct {
 	lane *lane
 	conn *pgx.Conn // nil until it is needed, and after it broke
+	trip trip
 }
 
 // maxTwins bounds how often a batch is run again because somebody else recorded one of its operations meanwhile.
@@ -25,11 +27,12 @@ const maxTwins = 16
 func (w *writer) run() {
 	defer w.disconnect()
 	for {
-		items := w.lane.take()
+		items := w.lane.queue.take(w.lane.config.MaxBatch)
 		if items == nil {
 			return
 		}
 		w.settle(items)
+		w.lane.queue.done(items)
 	}
 }
 
@@ -153,32 +156,45 @@ func (w *writer) attempt(items []*item) (err error, committing bool) {
 	if err := w.connect(); err != nil {
 		return err, false
 	}
-	b := newBatch(w.lane.config, items)
-	if err := w.inTime(func(ctx context.Context) error { return b.load(ctx, w.conn) }); err != nil {
-		w.rollback()
-		return err, false
+	b := newBatch(w.lane, items)
+	w.trip.begin(w.conn.PgConn())
+	b.load(&w.trip)
+	if _, err := w.trip.send(w.lane.config.RoundTrip); err != nil {
+		w.rollback(err)
+		return fmt.Errorf("load a batch: %w", err), false
+	}
+	if b.missing() {
+		w.rollback(nil)
+		return errAccountGone, false
 	}
 	b.decide()
 	if b.empty() {
-		w.rollback()
+		w.rollback(nil)
 		b.answer()
 		return nil, false
 	}
-	if err := w.inTime(func(ctx context.Context) error { return b.store(ctx, w.conn) }); err != nil {
+	w.trip.begin(w.conn.PgConn())
+	b.store(&w.trip)
+	tag, err := w.trip.send(w.lane.config.RoundTrip)
+	if err == nil && tag != "COMMIT" {
+		err = fmt.Errorf("commit was answered %q", tag)
+	}
+	if err != nil {
 		if judge(err, true) == fateUnknown {
 			w.disconnect()
 			b.markLost()
 		} else {
-			w.rollback()
+			w.rollback(err)
 		}
-		return err, true
+		return fmt.Errorf("store a batch: %w", err), true
 	}
+	b.remember()
 	b.answer()
 	w.lane.notices.send(b.changes)
 	return nil, true
 }
 
-// inTime bounds one round trip. When the time is up the socket is closed; nothing is cancelled on the server.
+// inTime bounds one exchange. When the time is up the socket is closed; nothing is cancelled on the server.
 func (w *writer) inTime(work func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), w.lane.config.RoundTrip)
 	defer cancel()
@@ -193,7 +209,10 @@ func (w *writer) connect() error {
 		if w.conn, err = connectWithoutCancel(ctx, w.lane.session); err != nil {
 			return err
 		}
-		if _, err = w.conn.Exec(ctx, durableStatement); err != nil {
+		if _, err = w.conn.Exec(ctx, durableStatement); err == nil {
+			err = prepareAll(ctx, w.conn.PgConn())
+		}
+		if err != nil {
 			w.disconnect()
 		}
 		return err
@@ -203,15 +222,38 @@ func (w *writer) connect() error {
 // An answered commit is on disk, whatever is set for the database or the role. Levels above are the operator's choice.
 const durableStatement = `select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'`
 
-func (w *writer) rollback() {
-	if w.conn.IsClosed() || w.conn.PgConn().TxStatus() == 'I' {
+// laneStatements are all that a writer uses.
+var laneStatements = []statement{
+	beginStatement, commitStatement, rollbackStatement, lockSharedStatement, guardLaneStatement, clockStatement,
+	insertUsersStatement, selectUsersStatement, insertAccountsStatement, lockAccountsStatement, updateAccountsStatement,
+	selectOperationsStatement, copyOperationsStatement, copyEntriesStatement,
+	lockSagasStatement, updateSagasStatement, copySagasStatement,
+}
+
+func prepareAll(ctx context.Context, conn *pgconn.PgConn) error {
+	pipeline := conn.StartPipeline(ctx)
+	for _, s := range laneStatements {
+		pipeline.SendPrepare(s.name, s.sql, nil)
+	}
+	if err := pipeline.Sync(); err != nil {
+		return err
+	}
+	return pipeline.Close()
+}
+
+// rollback ends a transaction that failed with err, or that has nothing to commit.
+func (w *writer) rollback(err error) {
+	var pg *pgconn.PgError
+	if err != nil && !errors.As(err, &pg) || w.conn.IsClosed() { // nobody knows where in the protocol it stands
+		w.disconnect()
 		return
 	}
-	err := w.inTime(func(ctx context.Context) error {
-		_, err := w.conn.Exec(ctx, "rollback")
-		return err
-	})
-	if err != nil {
+	if w.conn.PgConn().TxStatus() == 'I' {
+		return
+	}
+	w.trip.begin(w.conn.PgConn())
+	w.trip.run(rollbackStatement, nil)
+	if _, err := w.trip.send(w.lane.config.RoundTrip); err != nil {
 		w.disconnect()
 	}
 }

@@ -5,13 +5,15 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 )
 
 // Book is the part of one shard's ledger that a batch touches, or all of it. It is not safe for concurrent use.
 type Book struct {
 	users      map[UserID]struct{}
 	accounts   map[AccountKey]Account
-	operations map[Key]Recorded
+	operations map[Key]int // index into records
+	records    []Recorded  // only appended to: clones share what there is
 	sagas      map[Identity]Saga
 	changes    Changes
 }
@@ -34,6 +36,12 @@ type Result struct {
 	State SagaState
 	// Cause is why the payee's book refused, of a refunded saga's start.
 	Cause Reason
+}
+
+// Answer is a Result or why there is none: the answer to one of several operations.
+type Answer struct {
+	Result Result
+	Err    error
 }
 
 // Status is what a client is told about the transfer that the operation belongs to.
@@ -59,7 +67,8 @@ func NewBook(n int) *Book {
 	return &Book{
 		users:      make(map[UserID]struct{}, 2*n),
 		accounts:   make(map[AccountKey]Account, 2*n),
-		operations: make(map[Key]Recorded, n),
+		operations: make(map[Key]int, n),
+		records:    make([]Recorded, 0, n),
 		sagas:      make(map[Identity]Saga),
 		changes:    Changes{Operations: make([]Recorded, 0, n), Entries: make([]Entry, 0, 2*n)},
 	}
@@ -75,7 +84,10 @@ func (b *Book) LoadAccount(key AccountKey, account Account) {
 }
 
 // LoadOperation makes an operation known.
-func (b *Book) LoadOperation(op Recorded) { b.operations[op.Key()] = op }
+func (b *Book) LoadOperation(op Recorded) {
+	b.operations[op.Key()] = len(b.records)
+	b.records = append(b.records, op)
+}
 
 // LoadSaga makes a saga known.
 func (b *Book) LoadSaga(saga Saga) { b.sagas[saga.Identity] = saga }
@@ -91,8 +103,11 @@ func (b *Book) Account(key AccountKey) Account { return b.accounts[key] }
 
 // Operation returns a known operation.
 func (b *Book) Operation(key Key) (Recorded, bool) {
-	op, ok := b.operations[key]
-	return op, ok
+	i, ok := b.operations[key]
+	if !ok {
+		return Recorded{}, false
+	}
+	return b.records[i], true
 }
 
 // Saga returns a known saga.
@@ -101,10 +116,17 @@ func (b *Book) Saga(id Identity) (Saga, bool) {
 	return saga, ok
 }
 
-// Accounts, Operations and Sagas return all that is known, as copies.
+// Accounts, Sagas and Operations return all that is known, as copies.
 func (b *Book) Accounts() map[AccountKey]Account { return maps.Clone(b.accounts) }
-func (b *Book) Operations() map[Key]Recorded     { return maps.Clone(b.operations) }
 func (b *Book) Sagas() map[Identity]Saga         { return maps.Clone(b.sagas) }
+
+func (b *Book) Operations() map[Key]Recorded {
+	operations := make(map[Key]Recorded, len(b.operations))
+	for key, i := range b.operations {
+		operations[key] = b.records[i]
+	}
+	return operations
+}
 
 // TakeChanges returns what must be stored, and forgets it.
 func (b *Book) TakeChanges() Changes {
@@ -118,6 +140,7 @@ func (b *Book) Clone() *Book {
 	c := *b
 	c.users, c.accounts = maps.Clone(b.users), maps.Clone(b.accounts)
 	c.operations, c.sagas = maps.Clone(b.operations), maps.Clone(b.sagas)
+	c.records = slices.Clip(b.records)
 	c.changes = Changes{}
 	return &c
 }
@@ -129,7 +152,7 @@ func (b *Book) Apply(op Operation) (Result, error) {
 	if err := op.validate(); err != nil {
 		return Result{}, fmt.Errorf("%w: %w", ErrImpossible, err)
 	}
-	if known, ok := b.operations[op.Key()]; ok {
+	if known, ok := b.Operation(op.Key()); ok {
 		if known.Transfer != op.Transfer {
 			return Result{}, Conflict()
 		}
@@ -247,7 +270,7 @@ func (b *Book) record(op Operation, reason Reason) (Result, error) {
 		account := b.accounts[AccountKey{op.Owner(), op.Currency}]
 		recorded.Balance, recorded.Version = account.Balance, account.Version
 	}
-	b.operations[op.Key()] = recorded
+	b.LoadOperation(recorded)
 	b.changes.Operations = append(b.changes.Operations, recorded)
 	return b.result(recorded, false), nil
 }

@@ -172,6 +172,20 @@ func TestCloneIsIndependent(t *testing.T) {
 	})
 }
 
+// A book with room for more must not share that room with its clone.
+func TestCloneHasItsOwnRoom(t *testing.T) {
+	t.Parallel()
+	b := ledger.NewBook(8)
+	b.AddUser("bob")
+	clone := b.Clone()
+	in, out := add("bob", 5), withdraw("bob", 5)
+	apply(t, clone, in)
+	apply(t, b, out)
+	if kept, _ := clone.Operation(in.Key()); kept.Operation != in {
+		t.Errorf("the book's operation became the clone's: %#v", kept)
+	}
+}
+
 // A shard loads what Accounts names, the users of the operation, the operation's record and the saga, and nothing else.
 // That must be enough.
 func TestPartOfABookAnswersLikeTheWhole(t *testing.T) {
