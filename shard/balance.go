@@ -124,10 +124,13 @@ func (r *balanceReader) answerAll(reads []*balanceRead, err error) {
 }
 
 const balancesStatement = `
-select ` + owned + `, wanted.n, u.id is not null, coalesce(a.balance, 0), coalesce(a.version, 0)
-from unnest($1::smallint[], $2::text[], $3::text[]) with ordinality as wanted(slot, user_id, currency, n)
+select ` + owned + `, wanted.n,
+       case when a.user_id is not null then true
+       else exists (select from users u where u.slot = wanted.slot and u.id = wanted.user_id) end,
+       coalesce(a.balance, 0), coalesce(a.version, 0)
+from (select generate_series(1, cardinality($1::smallint[])) as n,
+             unnest($1::smallint[]) as slot, unnest($2::text[]) as user_id, unnest($3::text[]) as currency) wanted
 left join slots owned on owned.slot = wanted.slot
-left join users u on u.slot = wanted.slot and u.id = wanted.user_id
 left join accounts a on a.slot = wanted.slot and a.user_id = wanted.user_id and a.currency = wanted.currency`
 
 func (r *balanceReader) query(ctx context.Context, reads []*balanceRead) {

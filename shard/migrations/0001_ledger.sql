@@ -174,7 +174,7 @@ begin
     select jsonb_agg(jsonb_build_object('slot', held.slot, 'held', held.epoch, 'state', owned.state,
                                         'epoch', owned.epoch, 'moved_to', owned.moved_to))
     into refused
-    from unnest(want_slots, want_epochs) as held(slot, epoch)
+    from (select unnest(want_slots) as slot, unnest(want_epochs) as epoch) held
     left join saldo.slots owned on owned.slot = held.slot
     where owned.slot is null or owned.state <> 'owned' or owned.epoch <> held.epoch;
     if refused is not null then
