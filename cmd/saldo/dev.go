@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/saldo-ledger/saldo/cmd/internal/wire"
+	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/local"
@@ -179,35 +180,11 @@ func (d *dev) formCluster(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if d.config, _, err = d.cluster.Init(ctx, len(d.postgres)); err != nil {
-		return err
-	}
-	if err := d.readdress(ctx); err != nil {
-		return err
-	}
-	group, groupCtx := errgroup.WithContext(ctx)
-	for id, server := range d.postgres {
-		group.Go(func() error {
-			return addShard(groupCtx, d.cluster, d.config, newShard{
-				id: id, dsn: server.DSNWithoutPassword(), ownerDSN: server.DSN(), passwords: d.password,
-			}, func(line string) { d.log.Info(line) })
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	view, err := d.cluster.Read(ctx)
+	view, err := assembly.Form(ctx, d.cluster, d.databases(), func(line string) { d.log.Info(line) })
 	if err != nil {
 		return err
 	}
-	if !view.Founded() { // an earlier first start with more shards was cut off
-		if _, err := d.cluster.Found(ctx, view); err != nil {
-			return err
-		}
-		if view, err = d.cluster.Read(ctx); err != nil {
-			return err
-		}
-	}
+	d.config = view.Config
 	for _, id := range sortedIDs(view.Shards) {
 		if !slices.Contains(view.Map.Shards(), id) {
 			d.say("  %s: has no slots, since it joined after the cluster was founded", id)
@@ -216,28 +193,22 @@ func (d *dev) formCluster(ctx context.Context) (err error) {
 	return d.writeFile()
 }
 
+// databases are the servers as the cluster knows them, where they are now.
+func (d *dev) databases() []assembly.Database {
+	var all []assembly.Database
+	for id, server := range d.postgres {
+		all = append(all, assembly.Database{
+			ID: id, DSN: server.DSNWithoutPassword(), OwnerDSN: server.DSN(), Password: server.Password(),
+		})
+	}
+	return all
+}
+
 func (d *dev) password(id ledger.ShardID) string {
 	if server, ok := d.postgres[id]; ok {
 		return server.Password()
 	}
 	return ""
-}
-
-// readdress tells the cluster where servers are that have come up on another port than before.
-func (d *dev) readdress(ctx context.Context) error {
-	view, err := d.cluster.Read(ctx)
-	if err != nil {
-		return err
-	}
-	for id, server := range d.postgres {
-		known, ok := view.Shards[id]
-		if ok && known.DSN != server.DSNWithoutPassword() {
-			if _, err := d.cluster.Readdress(ctx, d.config, id, server.DSNWithoutPassword()); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 func (d *dev) writeFile() error {
@@ -271,6 +242,7 @@ func (d *dev) serve(ctx context.Context) error {
 		defer stopCoordinator()
 		return wire.RunRouter(ctx, wire.Router{
 			HTTP: d.HTTP, Currency: d.Currency, Wait: time.Second, Timeout: 8 * time.Second, Grace: 10 * time.Second,
+			Target: 25 * time.Millisecond, MaxRequests: 4096,
 			Etcd: etcd, Postgres: postgres,
 		}, d.password, d.listener, d.log)
 	})
@@ -301,7 +273,7 @@ func (d *dev) keepCurrent(ctx context.Context) error {
 		if err := d.writeFile(); err != nil {
 			d.console.Warn("cluster.json is not current", "error", err)
 		}
-		if err := d.readdress(ctx); err != nil && ctx.Err() == nil {
+		if err := assembly.Readdress(ctx, d.cluster, d.config, d.databases()); err != nil && ctx.Err() == nil {
 			d.console.Warn("a server's new address is not registered", "error", err)
 		}
 	}

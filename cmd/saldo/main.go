@@ -1,4 +1,5 @@
-// Command saldo is Saldo for people: a whole cluster on this machine (`saldo dev`), the shards of a cluster, the audit.
+// Command saldo is Saldo for people: a whole cluster on this machine (`saldo dev`), the shards of a
+// cluster, the audit, the bench.
 package main
 
 import (
@@ -16,6 +17,7 @@ type commands struct {
 	Dev   devCommand   `cmd:"" help:"Run a whole cluster on this machine: Postgres shards, etcd, a router and a coordinator."`
 	Shard shardCommand `cmd:"" help:"The shards of a cluster."`
 	Audit auditCommand `cmd:"" help:"Read all shards, while they run, and check that every cent is where it should be."`
+	Bench benchCommand `cmd:"" help:"Measure how fast Saldo is."`
 
 	Version kong.VersionFlag `help:"Print the version and exit."`
 }

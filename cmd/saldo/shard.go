@@ -9,7 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/saldo-ledger/saldo/cmd/internal/wire"
+	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/shard"
@@ -45,54 +45,9 @@ func (c *shardAddCommand) Run(ctx context.Context, to streams) error {
 	if created {
 		fmt.Fprintf(to.err, "created cluster %s\n", config.UID)
 	}
-	return addShard(ctx, etcd, config, newShard{
-		id: id, dsn: c.DSN, ownerDSN: cmp.Or(c.OwnerDSN, c.DSN), password: passwords(id), passwords: passwords,
-	}, func(line string) { fmt.Fprintln(to.err, line) })
-}
-
-// newShard is a database that is to become a shard.
-type newShard struct {
-	id            ledger.ShardID
-	dsn, ownerDSN string
-	password      string // where the DSNs have none
-	passwords     wire.Passwords
-}
-
-// addShard migrates, enrolls and registers a shard, and founds the cluster if that is due.
-func addShard(ctx context.Context, c *cluster.Cluster, config cluster.ClusterConfig, s newShard, say func(string)) error {
-	applied, err := shard.Migrate(ctx, s.ownerDSN, s.password)
-	if err != nil {
-		return fmt.Errorf("shard %s: %w", s.id, err)
-	}
-	if err := shard.Enroll(ctx, s.ownerDSN, s.password, config.UID, s.id); err != nil {
-		return err
-	}
-	if _, err := c.Register(ctx, config, cluster.Shard{ID: s.id, DSN: s.dsn}); err != nil {
-		return err
-	}
-	say(fmt.Sprintf("shard %s: %d migrations applied, registered", s.id, applied))
-	if _, err := c.FoundIfDue(ctx); err != nil {
-		return err
-	}
-	view, err := c.Read(ctx)
-	if err != nil {
-		return err
-	}
-	if !view.Founded() {
-		say("the cluster's slots are not spread yet: " + founding(view))
-		return nil
-	}
-	if err := wire.Activate(ctx, view, s.passwords); err != nil {
-		say(fmt.Sprintf("not every shard could be told its slots; a coordinator will do it: %v", err))
-	}
-	return nil
-}
-
-func founding(view *cluster.View) string {
-	if n := view.Config.InitialShards; n > 0 {
-		return fmt.Sprintf("%d of %d shards are there", len(view.Active()), n)
-	}
-	return "a coordinator does that when no shard has joined for a while"
+	return assembly.Join(ctx, etcd, config, assembly.Database{
+		ID: id, DSN: c.DSN, OwnerDSN: cmp.Or(c.OwnerDSN, c.DSN), Password: passwords(id),
+	}, passwords, func(line string) { fmt.Fprintln(to.err, line) })
 }
 
 type shardListCommand struct {
@@ -127,7 +82,7 @@ func (c *shardListCommand) Run(ctx context.Context, to streams) error {
 		return err
 	}
 	if !view.Founded() {
-		fmt.Fprintln(to.err, "the cluster's slots are not spread yet: "+founding(view))
+		fmt.Fprintln(to.err, "the cluster's slots are not spread yet: "+assembly.Founding(view))
 	}
 	return nil
 }

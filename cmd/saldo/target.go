@@ -20,26 +20,36 @@ type target struct {
 
 // connect reaches the cluster and returns how to log in to its shards. Close the cluster.
 func (t *target) connect(ctx context.Context) (*cluster.Cluster, wire.Passwords, error) {
-	passwords, err := (&wire.Postgres{PasswordFile: t.PasswordFile}).Passwords()
+	found, err := t.find()
 	if err != nil {
 		return nil, nil, err
+	}
+	c, err := cluster.Connect(ctx, found.etcd)
+	return c, found.passwords, err
+}
+
+// found is where a cluster is.
+type found struct {
+	etcd      cluster.Config
+	passwords wire.Passwords
+	file      *clusterFile // of saldo dev, if that runs it; else nil
+}
+
+func (t *target) find() (f found, err error) {
+	if f.passwords, err = (&wire.Postgres{PasswordFile: t.PasswordFile}).Passwords(); err != nil {
+		return f, err
 	}
 	if len(t.Endpoints) == 0 {
-		file, err := readClusterFile(t.Data)
-		if err != nil {
-			return nil, nil, err
+		if f.file, err = readClusterFile(t.Data); err != nil {
+			return f, err
 		}
-		if file != nil {
-			t.Endpoints, t.Prefix = file.Etcd, file.Prefix
-			passwords = file.passwords()
+		if f.file != nil {
+			t.Endpoints, t.Prefix = f.file.Etcd, f.file.Prefix
+			f.passwords = f.file.passwords()
 		}
 	}
-	config, err := t.Config(slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := cluster.Connect(ctx, config)
-	return c, passwords, err
+	f.etcd, err = t.Config(slog.New(slog.DiscardHandler))
+	return f, err
 }
 
 func (c *clusterFile) passwords() wire.Passwords {

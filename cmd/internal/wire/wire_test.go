@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/etcdtest"
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -175,7 +176,7 @@ func TestMembersFollowTheRegistry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Activate(w.ctx, view, w.passwords); err != nil {
+	if err := assembly.Activate(w.ctx, view, w.passwords); err != nil {
 		t.Fatal(err)
 	}
 	m := newMembers(w.cluster(), &postgres, w.passwords, "test", w.log)
@@ -456,7 +457,7 @@ func TestFoundingWithAShardThatIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 5 { // the order is random
-		if err := Activate(w.ctx, view, w.passwords); err == nil {
+		if err := assembly.Activate(w.ctx, view, w.passwords); err == nil {
 			t.Error("a shard that is down was told")
 		}
 		if a, b := w.owned(up[0]), w.owned(up[1]); a == 0 || b == 0 {

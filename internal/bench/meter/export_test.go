@@ -1,0 +1,3 @@
+package meter
+
+var ServerTime = serverTime
