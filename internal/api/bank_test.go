@@ -148,6 +148,16 @@ func (b *bank) Transfer(ctx context.Context, start ledger.Operation, wait time.D
 	return record, result.Replayed, err
 }
 
+func (b *bank) TransferAll(ctx context.Context, starts []ledger.Operation, wait time.Duration) []ledger.Answer {
+	answers := make([]ledger.Answer, len(starts))
+	for i, start := range starts {
+		record, replayed, err := b.Transfer(ctx, start, wait)
+		answers[i].Result = ledger.Result{Recorded: record.Recorded, Replayed: replayed, State: record.State, Cause: record.Cause}
+		answers[i].Err = err
+	}
+	return answers
+}
+
 // settle ends a saga.
 func (b *bank) settle(op ledger.Operation) {
 	home := b.home(op.Initiator)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -17,13 +18,33 @@ type sample struct {
 	Description string        `json:"description"`
 }
 
-func (s *sample) decode(body []byte) error {
-	fields := [...]field{
+func (s *sample) fields() []field {
+	return []field{
 		{name: "source", text: &s.Source, required: true},
 		{name: "amount", amount: &s.Amount, required: true},
 		{name: "description", text: &s.Description},
 	}
-	return decode(body, fields[:])
+}
+
+func (s *sample) decode(body []byte) error { return decode(body, s.fields()) }
+
+// samples is a body like a batch's, of at most three.
+type samples struct {
+	Samples []sample `json:"samples"`
+}
+
+func (s *samples) decode(body string) error {
+	var one sample
+	take := func() error {
+		if one.Source == "refused" {
+			return malformed("source is refused")
+		}
+		s.Samples = append(s.Samples, one)
+		return nil
+	}
+	return decodeText(body, []field{
+		{name: "samples", objects: &objects{fields: one.fields(), most: 3, take: take}, required: true},
+	})
 }
 
 func TestDecode(t *testing.T) {
@@ -74,6 +95,68 @@ func TestDecodeNamesTheField(t *testing.T) {
 	}
 }
 
+func TestDecodeList(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string][]sample{
+		`{"samples":[{"source":"a","amount":1}]}`: {{Source: "a", Amount: 1}},
+		" { \"samples\"\n:[\t{\"source\":\"a\",\"amount\":1, \"description\":\"x\\u0041\" } , {\"amount\":2 ,\"source\":\"b\"},\r{\"source\":\"c\",\"amount\":3}\n] } ": {
+			{Source: "a", Amount: 1, Description: "xA"}, {Source: "b", Amount: 2}, {Source: "c", Amount: 3},
+		},
+	} {
+		var got samples
+		if err := got.decode(body); err != nil || !slices.Equal(got.Samples, want) {
+			t.Errorf("decode %s: %+v, %v, want %+v", body, got, err, want)
+		}
+	}
+}
+
+func TestDecodeListNamesThePlace(t *testing.T) {
+	t.Parallel()
+	const good = `{"source":"a","amount":1}`
+	for body, want := range map[string]string{
+		``:                                       "body must be a JSON object",
+		`[` + good + `]`:                         "body must be a JSON object",
+		`{}`:                                     "samples is required",
+		`{"Samples":[]}`:                         `unknown field "Samples"`,
+		`{"samples":[` + good + `],"x":1}`:       `unknown field "x"`,
+		`{"samples":[` + good + `],"samples":1}`: "samples is given twice",
+		`{"samples":` + good + `}`:               "samples must be a list",
+		`{"samples":null}`:                       "samples must be a list",
+		`{"samples":`:                            "body ends too early",
+		`{"samples":[`:                           "body ends too early",
+		`{"samples":[]}`:                         "samples must have 1 to 3 items",
+		`{"samples":[` + good + `,` + good + `,` + good + `,` + good + `]}`: "samples must have 1 to 3 items",
+		`{"samples":[` + good + `,` + good + `,` + good + `,`:               "samples must have 1 to 3 items",
+		`{"samples":[` + good:                                        "body ends too early",
+		`{"samples":[` + good + `,`:                                  "body ends too early",
+		`{"samples":[` + good + `,]}`:                                "samples[1] must be an object",
+		`{"samples":[,` + good + `]}`:                                "samples[0] must be an object",
+		`{"samples":[` + good + good + `]}`:                          "body is not valid JSON at byte 38",
+		`{"samples":[` + good + `}`:                                  "body is not valid JSON at byte 38",
+		`{"samples":[[` + good + `]]}`:                               "samples[0] must be an object",
+		`{"samples":[` + good + `,null]}`:                            "samples[1] must be an object",
+		`{"samples":[` + good + `]} x`:                               "body must be one JSON object with nothing after it",
+		`{"samples":[{}]}`:                                           "samples[0].source is required",
+		`{"samples":[` + good + `,{"source":"a"}]}`:                  "samples[1].amount is required", // what the first has does not count
+		`{"samples":[` + good + `,{"source":1}]}`:                    "samples[1].source must be a string",
+		`{"samples":[` + good + `,{"amount":1.5}]}`:                  "samples[1].amount must be an integer from 1 to 9007199254740991",
+		`{"samples":[{"amount":1,"amount":1}]}`:                      "samples[0].amount is given twice",
+		`{"samples":[` + good + `,{"Source":"a"}]}`:                  `samples[1]: unknown field "Source"`,
+		`{"samples":[` + good + `,{"samples":[]}]}`:                  `samples[1]: unknown field "samples"`,
+		`{"samples":[{"source":"\x"}]}`:                              "samples[0].source has a malformed escape",
+		`{"samples":[{"source":"\n"}]}`:                              "samples[0].source must not contain control characters",
+		`{"samples":[{"a\n":1}]}`:                                    "samples[0]: a field's name must not contain control characters",
+		`{"samples":[` + good + `,{"source":"a" 1}]}`:                "body is not valid JSON at byte 53",
+		`{"samples":[` + good + `,{"source":"refused","amount":1}]}`: "samples[1].source is refused",
+		`{"samples":[` + good + `,` + good + `],`:                    "body ends too early",
+	} {
+		var e *ledger.Error
+		if err := new(samples).decode(body); !errors.As(err, &e) || e.Message != want {
+			t.Errorf("decode %s: %v, want %s", body, err, want)
+		}
+	}
+}
+
 // FuzzDecode checks that decode never panics, and that what it accepts is read by encoding/json, at its strictest, as
 // the same values.
 func FuzzDecode(f *testing.F) {
@@ -111,18 +194,65 @@ func FuzzDecode(f *testing.F) {
 				t.Fatalf("decode %q accepts field %q", body, name)
 			}
 		}
-		if n := countMembers(t, before); n != len(members) {
-			t.Fatalf("decode %q accepts %d members of %d names", body, n, len(members))
+		if n := countTokens(before); n != 2+2*len(members) {
+			t.Fatalf("decode %q accepts %d tokens of %d members", body, n, len(members))
 		}
 	})
 }
 
-func countMembers(t *testing.T, body []byte) int {
+// FuzzDecodeList checks the same of a list.
+func FuzzDecodeList(f *testing.F) {
+	for _, body := range []string{
+		`{"samples":[{"source":"a","amount":1}]}`, `{"samples":[{"source":"a","amount":1},{"source":"b","amount":2,"description":"\u0041"}]}`,
+		`{"samples":[]}`, `{"samples":[{}]}`, `{"samples":[{"source":"a","amount":1},]}`, `{"samples":[[{"source":"a","amount":1}]]}`,
+		`{"samples":[{"source":"a","amount":1}],"samples":[{"source":"b","amount":1}]}`, `{"samples":{"source":"a","amount":1}}`,
+		`{"samples":[{"source":"a","amount":1,"samples":[]}]}`, ` {"samples" : [ {"amount":1 , "source":"\ud83d\ude00"} ] } `,
+		`{"samples":[{"source":"a","amount":1}{"source":"a","amount":1}]}`, `{"samples":null}`, `{"samples":[null]}`,
+		`{"samples":[{"source":"a","amount":1},{"source":"a","amount":1},{"source":"a","amount":1},{"source":"a","amount":1}]}`,
+	} {
+		f.Add(body)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		var got, want samples
+		if err := got.decode(body); err != nil {
+			if code := ledger.CodeOf(err); code != codeMalformed && code != codeAmount {
+				t.Fatalf("decode %q: %v", body, err)
+			}
+			return
+		}
+		strict := json.NewDecoder(strings.NewReader(body))
+		strict.DisallowUnknownFields()
+		if err := strict.Decode(&want); err != nil || !slices.Equal(got.Samples, want.Samples) || strict.More() {
+			t.Fatalf("decode %q: %+v, encoding/json has %+v, %v", body, got, want, err)
+		}
+		if n := len(got.Samples); n < 1 || n > 3 {
+			t.Fatalf("decode %q: %d objects", body, n)
+		}
+		// No field twice, and no other case: as many tokens as known names among the members need.
+		var whole map[string][]map[string]any
+		if err := json.Unmarshal([]byte(body), &whole); err != nil {
+			t.Fatal(err)
+		}
+		tokens := 2 + 1 + 2
+		for _, object := range whole["samples"] {
+			for name := range object {
+				if name != "source" && name != "amount" && name != "description" {
+					t.Fatalf("decode %q accepts field %q", body, name)
+				}
+			}
+			tokens += 2 + 2*len(object)
+		}
+		if n := countTokens([]byte(body)); n != tokens {
+			t.Fatalf("decode %q accepts %d tokens, not %d", body, n, tokens)
+		}
+	})
+}
+
+func countTokens(body []byte) (n int) {
 	decoder := json.NewDecoder(bytes.NewReader(body))
-	n := -2 // the braces
 	for {
 		if _, err := decoder.Token(); err != nil {
-			return n / 2
+			return n
 		}
 		n++
 	}

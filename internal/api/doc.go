@@ -15,7 +15,7 @@
 //	decode.go    the strict JSON decoder, for every body
 //	reply.go     the envelope, and JSON written by appending
 //	errors.go    the table of codes, and refusals
-//	user.go, transfer.go, history.go, app.go, health.go, openapi.go   the handlers, by noun
+//	user.go, transfer.go, batch.go, history.go, app.go, health.go, openapi.go   the handlers, by noun
 //
 // # What is strict, and why
 //

@@ -57,7 +57,7 @@ var meanings = map[ledger.Code]struct {
 	ledger.CodeConflict:         {409, ""},
 	ledger.CodeUserConflict:     {409, ""},
 	ledger.CodeAmbiguous:        {409, ""},
-	codeTooLarge:                {413, "body must not be longer than 64 KiB"},
+	codeTooLarge:                {413, ""},
 	codeMediaType:               {415, ""},
 
 	codeProcessed:                         {422, "transaction was already processed"},
@@ -100,6 +100,22 @@ func (f *face) failure(r *request, rt route, err error) reply {
 	if errors.As(err, &refused) {
 		return errorReply(&ledger.Error{Code: ledger.Code(refused.reason)}, refused.data)
 	}
+	e := r.explain(err)
+	if e.Code == codeInternal {
+		f.log(r, rt, err)
+	}
+	out := errorReply(e, nil)
+	if out.status >= http.StatusInternalServerError { // a client's errors may quote what is private
+		trace.SpanFromContext(r).RecordError(err)
+	}
+	if out.status == http.StatusInternalServerError || out.status == http.StatusGatewayTimeout {
+		out.data = r.identity
+	}
+	return out
+}
+
+// explain turns whatever went wrong into an error that has a meaning.
+func (r *request) explain(err error) *ledger.Error {
 	var e *ledger.Error
 	known := errors.As(err, &e)
 	if !known && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
@@ -110,17 +126,8 @@ func (f *face) failure(r *request, rt route, err error) reply {
 	}
 	if !known {
 		e = &ledger.Error{Code: codeInternal, Cause: err}
-		f.log(r, rt, err)
 	}
-
-	out := errorReply(e, nil)
-	if out.status >= http.StatusInternalServerError { // a client's errors may quote what is private
-		trace.SpanFromContext(r).RecordError(err)
-	}
-	if out.status == http.StatusInternalServerError || out.status == http.StatusGatewayTimeout {
-		out.data = r.identity
-	}
-	return out
+	return e
 }
 
 // unanswered says what it means that the Ledger did not answer in time.

@@ -20,6 +20,7 @@ func FuzzRequest(f *testing.F) {
 		}
 	}
 	f.Add("POST", "/transfers", "application/json", "", `{"source":"bad-alice","destination":"bad-bob","amount":1}`)
+	f.Add("POST", "/transfers/batch", "application/json", "", `{"transfers":[{"source":"bad-alice","destination":"far-bob","amount":1}]}`)
 	f.Add("POST", "/app/transfer/bad-alice/far-bob/1", "", "k", "")
 	checker, err := validator()
 	if err != nil {

@@ -34,12 +34,12 @@ type data interface {
 	appendTo(object) object
 }
 
-// encode writes the body of a reply.
-func encode(r *request, out reply) []byte {
+// encode appends the body of a reply, unless it is there already.
+func encode(to []byte, r *request, out reply) []byte {
 	if out.yaml != nil {
-		return out.yaml
+		return to
 	}
-	o := object(make([]byte, 0, 512)).open()
+	o := object(to).open()
 	if out.bare {
 		return out.data.appendTo(o).close()
 	}
@@ -75,6 +75,7 @@ func write(w http.ResponseWriter, out reply, body []byte) {
 	header["X-Content-Type-Options"] = noSniff
 	if out.yaml != nil {
 		header.Set("Content-Type", yamlType)
+		body = out.yaml
 	} else {
 		header["Content-Type"] = ofJSON
 		header["Cache-Control"] = noStore

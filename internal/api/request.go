@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/gin-gonic/gin"
 	"go.opentelemetry.io/otel/trace"
@@ -25,8 +26,9 @@ const maxBody = 64 << 10
 // request is one HTTP request on its way through a handler. Its context carries the span.
 type request struct {
 	context.Context
-	gin   *gin.Context
-	query url.Values
+	gin      *gin.Context
+	query    url.Values
+	deadline time.Time // zero: none
 
 	// identity is set before something may be recorded: what the client must know to repeat the request safely. A reply
 	// that cannot say whether something was recorded carries it.
@@ -129,8 +131,8 @@ func (r *request) checkNoBody() error {
 	return nil
 }
 
-// body decodes the JSON body into the fields.
-func (r *request) body(fields []field) error {
+// checkBody refuses a body that is not plain JSON or says that it is longer than limit.
+func (r *request) checkBody(limit int64) error {
 	contentType := r.header("Content-Type")
 	if len(contentType) != 1 || contentType[0] != "application/json" && !isJSON(contentType[0]) {
 		return &ledger.Error{Code: codeMediaType, Message: "content type must be application/json"}
@@ -138,14 +140,25 @@ func (r *request) body(fields []field) error {
 	if len(r.header("Content-Encoding")) > 0 {
 		return &ledger.Error{Code: codeMediaType, Message: "body must not be compressed"}
 	}
-	if r.gin.Request.ContentLength > maxBody {
-		return r.broken(&http.MaxBytesError{})
+	if r.gin.Request.ContentLength > limit {
+		return r.broken(&http.MaxBytesError{Limit: limit})
 	}
+	return nil
+}
 
+// body decodes the JSON body into the fields.
+func (r *request) body(fields []field) error {
+	if err := r.checkBody(maxBody); err != nil {
+		return err
+	}
 	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
+	defer keep(buffer)
+	body := r.gin.Request.Body // net/http reads no more than the length that was said
+	if r.gin.Request.ContentLength < 0 {
+		body = http.MaxBytesReader(r.gin.Writer, body, maxBody)
+	}
 	var err error
-	*buffer, err = appendAll((*buffer)[:0], http.MaxBytesReader(r.gin.Writer, r.gin.Request.Body, maxBody))
+	*buffer, err = appendAll((*buffer)[:0], body)
 	if err != nil {
 		return r.broken(err)
 	}
@@ -160,8 +173,15 @@ func isJSON(contentType string) bool {
 		(len(params) == 0 || len(params) == 1 && given && strings.EqualFold(charset, "utf-8"))
 }
 
-// buffers holds buffers for bodies; none grows beyond about 2*maxBody.
+// buffers holds buffers for bodies, of requests and replies.
 var buffers = sync.Pool{New: func() any { return new(make([]byte, 0, 1024)) }}
+
+// keep gives a buffer back, unless it has grown beyond what is usual.
+func keep(buffer *[]byte) {
+	if cap(*buffer) <= 2*maxBody {
+		buffers.Put(buffer)
+	}
+}
 
 func appendAll(b []byte, from io.Reader) ([]byte, error) {
 	for {
@@ -185,7 +205,9 @@ func (r *request) broken(err error) error {
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return &ledger.Error{Code: codeTooLarge, Cause: err}
+		return &ledger.Error{
+			Code: codeTooLarge, Message: "body must not be longer than " + strconv.FormatInt(tooLarge.Limit>>10, 10) + " KiB", Cause: err,
+		}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return &ledger.Error{Code: codeTimeout, Cause: err}
 	}

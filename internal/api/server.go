@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
@@ -47,6 +48,10 @@ type Ledger interface {
 		ctx context.Context, start ledger.Operation, wait time.Duration,
 	) (record ledger.TransferRecord, replayed bool, err error)
 
+	// TransferAll does several starts of transfers, each as Transfer does it, and returns an answer for each. It waits once
+	// for all. Of starts with one identity the first counts.
+	TransferAll(ctx context.Context, starts []ledger.Operation, wait time.Duration) []ledger.Answer
+
 	// Find returns one transfer. CodeTransferNotFound.
 	Find(ctx context.Context, id ledger.Identity) (ledger.TransferRecord, error)
 
@@ -66,9 +71,11 @@ type Config struct {
 	// Timeout bounds the context of every call to the Ledger; it should end well before the server's WriteTimeout. 0 is
 	// no bound.
 	Timeout time.Duration
+	// MaxRequests bounds the requests in progress, reads and writes each; more are answered 503. 0 is no bound.
+	MaxRequests int
 
 	Log    *slog.Logger         // slog.Default() if nil
-	Tracer trace.TracerProvider // otel's global one if nil
+	Tracer trace.TracerProvider // otel's global one if nil; with a noop.TracerProvider only the callers' traces go on
 }
 
 // New returns the handler of all routes. It panics if a required part is missing.
@@ -82,7 +89,10 @@ func New(config Config) http.Handler {
 	if config.Tracer == nil {
 		config.Tracer = otel.GetTracerProvider()
 	}
-	f := &face{Config: config, tracer: config.Tracer.Tracer("github.com/saldo-ledger/saldo/internal/api")}
+	f := &face{Config: config, reads: newGate(config.MaxRequests), writes: newGate(config.MaxRequests)}
+	if _, off := config.Tracer.(noop.TracerProvider); !off {
+		f.tracer = config.Tracer.Tracer("github.com/saldo-ledger/saldo/internal/api")
+	}
 
 	gin.SetMode(gin.ReleaseMode) // otherwise it prints each route
 	engine := gin.New()
@@ -110,7 +120,7 @@ func New(config Config) http.Handler {
 }
 
 // NewServer returns a server for the handler with the limits that a public port needs. The caller sets the address and
-// the listener.
+// the listener. It speaks HTTP/1 only: a connection has one request at a time.
 func NewServer(handler http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           handler,
@@ -119,6 +129,7 @@ func NewServer(handler http.Handler, log *slog.Logger) *http.Server {
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       60 * time.Second,
 		MaxHeaderBytes:    32 << 10,
+		ConnContext:       withAlarm,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		// Otherwise net/http answers "OPTIONS *" itself, without the envelope.
 		DisableGeneralOptionsHandler: true,
@@ -128,7 +139,9 @@ func NewServer(handler http.Handler, log *slog.Logger) *http.Server {
 // face is the HTTP face.
 type face struct {
 	Config
-	tracer trace.Tracer
+	tracer        trace.Tracer // nil: no spans are made
+	reads, writes *gate
+	batches       room
 }
 
 // route is one row of the table of routes.
@@ -138,6 +151,7 @@ type route struct {
 	body   bool     // the request has one, which the handler reads
 	query  []string // the parameters that may be given, each once
 	offers string   // the media type of the answer; jsonType if empty
+	always bool     // let in, however many requests are in progress
 	handle func(*request) (reply, error)
 }
 
@@ -153,15 +167,17 @@ func (f *face) routes() []route {
 		{method: get, path: "/users/:uid/transfers/:tx_id", handle: f.userTransfer},
 
 		{method: post, path: "/transfers", body: true, handle: f.transfer},
+		{method: post, path: batchPath, body: true, handle: f.batch},
+		{method: get, path: batchPath, handle: f.transferNamedBatch},
 		{method: get, path: "/transfers/:tx_id", handle: f.anyTransfer},
 
 		{method: post, path: "/app/create_user/:name/:email", handle: f.appCreateUser},
 		{method: get, path: "/app/get_user/:name", handle: f.appGetUser},
 		{method: post, path: "/app/transfer/:src/:dst/:amount", handle: f.appTransfer},
 
-		{method: get, path: "/livez", handle: f.livez},
-		{method: get, path: "/readyz", handle: f.readyz},
-		{method: get, path: "/openapi.yaml", offers: yamlType, handle: f.openapi},
+		{method: get, path: "/livez", always: true, handle: f.livez},
+		{method: get, path: "/readyz", always: true, handle: f.readyz},
+		{method: get, path: "/openapi.yaml", offers: yamlType, always: true, handle: f.openapi},
 	}
 }
 
@@ -177,48 +193,62 @@ func (f *face) serve(rt route) gin.HandlerFunc {
 		trace.WithAttributes(attribute.String("http.route", rt.path)),
 	}
 	return func(c *gin.Context) {
-		ctx := propagation.TraceContext{}.Extract(c.Request.Context(), propagation.HeaderCarrier(c.Request.Header))
-		ctx, span := f.tracer.Start(ctx, name, options...)
-		defer span.End()
-		if f.Timeout > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, f.Timeout)
-			defer cancel()
+		r := &request{Context: c.Request.Context(), gin: c}
+		if len(r.header("Traceparent")) > 0 {
+			r.Context = propagation.TraceContext{}.Extract(r.Context, propagation.HeaderCarrier(c.Request.Header))
 		}
-
-		r := &request{Context: ctx, gin: c}
-		out, body := f.answer(r, rt)
-		if span.IsRecording() {
-			span.SetAttributes(
-				attribute.String("http.request.method", knownMethod(c.Request.Method)),
-				attribute.Int("http.response.status_code", out.status))
-			if out.code != "" {
-				span.SetAttributes(attribute.String("error.type", string(out.code)))
-			}
-			if out.status >= http.StatusInternalServerError {
-				span.SetStatus(codes.Error, string(out.code))
-			}
+		if f.tracer != nil {
+			var span trace.Span
+			r.Context, span = f.tracer.Start(r.Context, name, options...)
+			defer span.End()
 		}
-		write(c.Writer, out, body)
+		alarm := r.setAlarm(f.Timeout)
+		body := buffers.Get().(*[]byte)
+		defer keep(body)
+		out := f.answer(r, rt, body)
+		if !alarm.stop() {
+			c.Header("Connection", "close") // its context has ended
+		}
+		if f.tracer != nil {
+			describe(trace.SpanFromContext(r), c.Request, out)
+		}
+		write(c.Writer, out, *body)
 	}
 }
 
-// answer turns whatever the handler does into a reply.
-func (f *face) answer(r *request, rt route) (out reply, body []byte) {
+// describe says in a span what was answered.
+func describe(span trace.Span, r *http.Request, out reply) {
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(
+		attribute.String("http.request.method", knownMethod(r.Method)),
+		attribute.Int("http.response.status_code", out.status))
+	if out.code != "" {
+		span.SetAttributes(attribute.String("error.type", string(out.code)))
+	}
+	if out.status >= http.StatusInternalServerError {
+		span.SetStatus(codes.Error, string(out.code))
+	}
+}
+
+// answer turns whatever the handler does into a reply, and writes its body to a buffer.
+func (f *face) answer(r *request, rt route, body *[]byte) (out reply) {
 	defer func() {
 		if v := recover(); v != nil {
 			if v == http.ErrAbortHandler {
 				panic(v)
 			}
 			out = f.failure(r, rt, &panicError{value: v, stack: debug.Stack()})
-			body = encode(r, out)
+			*body = encode((*body)[:0], r, out)
 		}
 	}()
 	out, err := f.try(r, rt)
 	if err != nil {
 		out = f.failure(r, rt, err)
 	}
-	return out, encode(r, out)
+	*body = encode((*body)[:0], r, out)
+	return out
 }
 
 func (f *face) try(r *request, rt route) (reply, error) {
@@ -227,6 +257,11 @@ func (f *face) try(r *request, rt route) (reply, error) {
 		r.gin.Writer.Header().Del("Allow")
 		return f.noRoute(r)
 	}
+	gate := f.gateOf(rt)
+	if !gate.enter() {
+		return reply{}, ledger.Overloaded("too many requests are in progress: nothing was recorded, try again")
+	}
+	defer gate.leave()
 	if rt.path != "" {
 		if err := r.checkQuery(rt.query); err != nil {
 			return reply{}, err

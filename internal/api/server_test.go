@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/saldo-ledger/saldo/internal/api"
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -225,6 +226,22 @@ func TestWithoutTracing(t *testing.T) {
 	one, two := e.get("/users/nobody").str("trace_id"), e.get("/users/nobody").str("trace_id")
 	if one == two || len(one) != 32 {
 		t.Errorf("trace ids are %q and %q", one, two)
+	}
+}
+
+// A caller's trace goes on though this process makes no spans.
+func TestTraceOfTheCaller(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t, func(c *api.Config) { c.Tracer = noop.NewTracerProvider() })
+	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	var start ledger.Operation
+	e.bank.seen = func(_ context.Context, op ledger.Operation, _ time.Duration) { start = op }
+	e.post("/transfers", fmt.Sprintf(transfer, "bob", 1, "t1"), "traceparent", parent).want(201, "")
+	if start.Trace != parent {
+		t.Errorf("the start carries %q, want %s", start.Trace, parent)
+	}
+	if got := e.get("/users/nobody", "traceparent", parent).str("trace_id"); got != "4bf92f3577b34da6a3ce929d0e0e4736" {
+		t.Errorf("trace_id is %s", got)
 	}
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"strconv"
+	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
@@ -57,41 +58,67 @@ func (f *face) addOrWithdraw(r *request, kind ledger.Kind) (reply, error) {
 	}, nil
 }
 
-// transfer answers POST /transfers.
-func (f *face) transfer(r *request) (reply, error) {
-	var source, destination, txID, currency, description string
-	transfer := ledger.Transfer{Kind: ledger.KindTransfer}
-	fields := [...]field{
-		{name: "source", text: &source, required: true},
-		{name: "destination", text: &destination, required: true},
-		{name: "amount", amount: &transfer.Amount, required: true},
-		{name: "transaction_id", text: &txID},
-		{name: "currency", text: &currency},
-		{name: "description", text: &description},
+// newTransfer is what a client writes of a transfer.
+type newTransfer struct {
+	source, destination, txID, currency, description string
+	amount                                           ledger.Amount
+}
+
+// Places of the fields that need not be there.
+const (
+	txIDField     = 3
+	currencyField = 4
+)
+
+func (t *newTransfer) fields() [6]field {
+	return [...]field{
+		{name: "source", text: &t.source, required: true},
+		{name: "destination", text: &t.destination, required: true},
+		{name: "amount", amount: &t.amount, required: true},
+		{name: "transaction_id", text: &t.txID},
+		{name: "currency", text: &t.currency},
+		{name: "description", text: &t.description},
 	}
-	err := r.body(fields[:])
-	if err != nil {
-		return reply{}, err
+}
+
+// operation checks all but the transaction id. The message of an error begins with the name of a field.
+func (t *newTransfer) operation(f *face, currencyGiven bool) (start ledger.Operation, err error) {
+	start.Kind, start.Step = ledger.KindTransfer, ledger.StepStart
+	start.Amount, start.Description = t.amount, t.description
+	if start.Initiator, err = ledger.ParseUserID(t.source); err != nil {
+		return start, about("source", err)
 	}
-	if transfer.Initiator, err = ledger.ParseUserID(source); err != nil {
-		return reply{}, about("source", err)
+	if start.Payee, err = ledger.ParseUserID(t.destination); err != nil {
+		return start, about("destination", err)
 	}
-	if transfer.Payee, err = ledger.ParseUserID(destination); err != nil {
-		return reply{}, about("destination", err)
+	if start.Currency, err = f.currency(t.currency, currencyGiven); err != nil {
+		return start, err
 	}
-	if transfer.TxID, _, err = r.txID(fields[3]); err != nil {
-		return reply{}, err
-	}
-	if transfer.Currency, err = f.currency(currency, fields[4].given); err != nil {
-		return reply{}, err
-	}
-	if len(description) > ledger.MaxDescriptionLength {
-		return reply{}, &ledger.Error{
+	if len(t.description) > ledger.MaxDescriptionLength {
+		return start, &ledger.Error{
 			Code:    codeDescription,
 			Message: "description must be at most " + strconv.Itoa(ledger.MaxDescriptionLength) + " bytes",
 		}
 	}
-	record, err := f.transferMoney(r, ledger.Operation{Transfer: transfer, Description: description})
+	return start, nil
+}
+
+// transfer answers POST /transfers.
+func (f *face) transfer(r *request) (reply, error) {
+	var t newTransfer
+	fields := t.fields()
+	err := r.body(fields[:])
+	if err != nil {
+		return reply{}, err
+	}
+	start, err := t.operation(f, fields[currencyField].given)
+	if err != nil {
+		return reply{}, err
+	}
+	if start.TxID, _, err = r.txID(fields[txIDField]); err != nil {
+		return reply{}, err
+	}
+	record, err := f.transferMoney(r, start)
 	if err != nil {
 		return reply{}, err
 	}
@@ -99,7 +126,7 @@ func (f *face) transfer(r *request) (reply, error) {
 	if record.Status() == ledger.StatusPending {
 		out.status, out.message = http.StatusAccepted, "transaction pending"
 	}
-	r.gin.Header("Location", "/users/"+string(record.Initiator)+"/transfers/"+string(record.TxID))
+	r.gin.Writer.Header()["Location"] = []string{location(record.Identity)}
 	return out, nil
 }
 
@@ -122,10 +149,9 @@ func (f *face) transferMoney(r *request, start ledger.Operation) (record ledger.
 // start does the first step of a transfer and says in a header if it was known already.
 func (f *face) start(r *request, start ledger.Operation) (record ledger.TransferRecord, replayed bool, err error) {
 	start.Step = ledger.StepStart
-	wait := f.Wait
-	if start.Kind == ledger.KindTransfer && r.respondAsync() {
-		wait = 0
-		r.gin.Header("Preference-Applied", "respond-async")
+	var wait time.Duration
+	if start.Kind == ledger.KindTransfer {
+		wait = f.wait(r)
 	}
 	r.identity = transactionID(start.TxID)
 	record, replayed, err = f.Ledger.Transfer(r, start, wait)
@@ -133,6 +159,18 @@ func (f *face) start(r *request, start ledger.Operation) (record ledger.Transfer
 		r.gin.Header("Idempotent-Replayed", "true")
 	}
 	return record, replayed, err
+}
+
+// wait is how long the client waits for ends of sagas.
+func (f *face) wait(r *request) time.Duration {
+	if r.respondAsync() {
+		r.gin.Header("Preference-Applied", "respond-async")
+		return 0
+	}
+	if f.writes.crowded() { // mostly by those who wait for ends: a transfer that is on record needs nobody to wait for it
+		return 0
+	}
+	return f.Wait
 }
 
 // userTransfer answers GET /users/{uid}/transfers/{tx_id}.
@@ -155,8 +193,20 @@ func (f *face) anyTransfer(r *request) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	return f.find(r, txID)
+}
+
+// transferNamedBatch answers GET /transfers/batch: a transfer may be called so.
+func (f *face) transferNamedBatch(r *request) (reply, error) { return f.find(r, "batch") }
+
+func (f *face) find(r *request, txID ledger.TxID) (reply, error) {
 	record, err := f.Ledger.FindByTxID(r, txID)
 	return reply{status: http.StatusOK, data: transferData(record)}, err
+}
+
+// location is where a transfer's status can be asked.
+func location(id ledger.Identity) string {
+	return "/users/" + string(id.Initiator) + "/transfers/" + string(id.TxID)
 }
 
 // about says which field an error is about.

@@ -13,6 +13,7 @@ func TestFace(t *testing.T) {
 		{"first seed", testFirstSeed},
 		{"second seed", testSecondSeed},
 		{"transfers", testTransfers},
+		{"batches", testBatches},
 		{"bad inputs", testBadInputs},
 		{"repeats", testRepeats},
 		{"twins", testTwins},

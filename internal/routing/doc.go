@@ -20,4 +20,9 @@
 // (the payee's slot is not there), and the start is built again by the newer map. If the map says "apart" and both live
 // together, the saga runs on one shard: slower, and right. A repeat is answered from the recorded start whichever way it
 // is sent, so it does not matter what the map says by then.
+//
+// # Many at once
+//
+// A batch of starts goes to each home shard in one call. Those that a shard refuses for a wrong map are followed together
+// and sent again; the others are not held up by that, but all are answered together.
 package routing

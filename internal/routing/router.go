@@ -17,6 +17,9 @@ import (
 // act for a slot.
 type Shard interface {
 	Submit(ctx context.Context, op ledger.Operation, holds ...placement.Hold) (ledger.Result, error)
+	// SubmitAll does several operations, each as Submit does it, with its own holds. Those of one user are done in their
+	// order.
+	SubmitAll(ctx context.Context, ops []ledger.Operation, holds [][]placement.Hold) []ledger.Answer
 	Complete(ctx context.Context, id ledger.Identity, hold placement.Hold) (ledger.SagaState, error)
 	CreateUser(ctx context.Context, user ledger.User, hold placement.Hold) (stored ledger.User, created bool, err error)
 	User(ctx context.Context, id ledger.UserID) (ledger.User, error)
@@ -152,14 +155,23 @@ func (r *Router) follow(ctx context.Context, p *pursuit, m *placement.Map, refus
 
 func (r *Router) tryShardOf(m *placement.Map, user ledger.UserID, do func(m *placement.Map, s Shard, hold placement.Hold) error) error {
 	id, hold := m.HoldOn(user)
+	s, err := r.shard(id)
+	if err != nil {
+		return err
+	}
+	return do(m, s, hold)
+}
+
+// shard returns access to the shard that a map says a user lives on.
+func (r *Router) shard(id ledger.ShardID) (Shard, error) {
 	if id == "" {
-		return ledger.Unavailable("the cluster has no shard for this user yet: try again", nil)
+		return nil, ledger.Unavailable("the cluster has no shard for this user yet: try again", nil)
 	}
 	s, ok := r.cluster.Shard(id)
 	if !ok {
-		return ledger.Unavailable("the user's shard is not registered: try again", nil)
+		return nil, ledger.Unavailable("the user's shard is not registered: try again", nil)
 	}
-	return do(m, s, hold)
+	return s, nil
 }
 
 // strangers turns the refusal of a database that is not the shard into an answer for clients.

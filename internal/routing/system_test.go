@@ -362,7 +362,8 @@ func (s *system) mustBeConserved() {
 type spy struct {
 	routing.Shard
 	real    *shard.Shard
-	submits atomic.Int64
+	submits atomic.Int64 // operations
+	batches atomic.Int64 // calls of SubmitAll
 	looks   atomic.Int64 // EndedSagas
 	asked   atomic.Int64 // TransfersByTxID
 
@@ -388,6 +389,32 @@ func (s *spy) Submit(ctx context.Context, op ledger.Operation, holds ...placemen
 		}
 	}
 	return s.Shard.Submit(ctx, op, holds...)
+}
+
+func (s *spy) SubmitAll(ctx context.Context, ops []ledger.Operation, holds [][]placement.Hold) []ledger.Answer {
+	s.batches.Add(1)
+	s.submits.Add(int64(len(ops)))
+	s.mu.Lock()
+	f := s.onSubmit
+	s.mu.Unlock()
+	if f == nil {
+		return s.Shard.SubmitAll(ctx, ops, holds)
+	}
+	answers := make([]ledger.Answer, len(ops))
+	var (
+		at        []int
+		restOps   []ledger.Operation
+		restHolds [][]placement.Hold
+	)
+	for i, op := range ops {
+		if answers[i].Err = f(op); answers[i].Err == nil {
+			at, restOps, restHolds = append(at, i), append(restOps, op), append(restHolds, holds[i])
+		}
+	}
+	for i, answer := range s.Shard.SubmitAll(ctx, restOps, restHolds) {
+		answers[at[i]] = answer
+	}
+	return answers
 }
 
 func (s *spy) Transfer(ctx context.Context, id ledger.Identity) (ledger.TransferRecord, error) {

@@ -20,18 +20,9 @@ func (r *Router) Transfer(ctx context.Context, start ledger.Operation, wait time
 		result ledger.Result
 		home   ledger.ShardID
 	)
-	err = r.onShardOf(ctx, start.Initiator, func(m *placement.Map, s Shard, hold placement.Hold) (err error) {
+	err = r.onShardOf(ctx, start.Initiator, func(m *placement.Map, s Shard, _ placement.Hold) (err error) {
 		home = m.OwnerOf(start.Initiator).Shard
-		start.Saga = false
-		holds := []placement.Hold{hold}
-		if start.Kind == ledger.KindTransfer && start.Payee != start.Initiator {
-			shard, payeeHold := m.HoldOn(start.Payee)
-			if shard == home {
-				holds = append(holds, payeeHold)
-			} else {
-				start.Saga = true
-			}
-		}
+		holds := aim(m, &start, make([]placement.Hold, 0, 2))
 		result, err = s.Submit(ctx, start, holds...)
 		return err
 	})
@@ -45,6 +36,21 @@ func (r *Router) Transfer(ctx context.Context, start ledger.Operation, wait time
 		}
 	}
 	return record, result.Replayed, nil
+}
+
+// aim makes a start one of a saga if its payee lives elsewhere by the map, and appends what it holds.
+func aim(m *placement.Map, start *ledger.Operation, holds []placement.Hold) []placement.Hold {
+	home, hold := m.HoldOn(start.Initiator)
+	holds = append(holds, hold)
+	start.Saga = false
+	if start.Kind == ledger.KindTransfer && start.Payee != start.Initiator {
+		if shard, hold := m.HoldOn(start.Payee); shard == home {
+			holds = append(holds, hold)
+		} else {
+			start.Saga = true
+		}
+	}
+	return holds
 }
 
 // Submit does a credit or a refund on the shard of the operation's owner. Errors as for Transfer, and ErrImpossible.

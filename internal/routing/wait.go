@@ -147,6 +147,7 @@ func (r *Router) answerEnded(home ledger.ShardID, h *homeWait) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, saga := range ended {
+		saga.Identity = id
 		for _, waiter := range h.waiters[id] {
 			select {
 			case waiter <- saga:

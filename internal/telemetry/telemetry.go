@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // NewLogger returns a logger that writes to w: format is "text" or "json", level one of debug, info, warn, error.
@@ -34,11 +35,13 @@ func NewLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 	return nil, fmt.Errorf("log format %q: say text or json", format)
 }
 
-// StartTracing exports traces of service by OTLP if OpenTelemetry's standard environment names an endpoint, and does
-// nothing otherwise. Traces are continued from callers either way. shutdown sends what is left.
+// StartTracing exports traces of service by OTLP if OpenTelemetry's standard environment names an endpoint. Otherwise no
+// spans are made, which the services can tell by the noop.TracerProvider. Traces are continued from callers either way.
+// shutdown sends what is left.
 func StartTracing(ctx context.Context, service string) (shutdown func(context.Context) error, err error) {
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
+		otel.SetTracerProvider(noop.NewTracerProvider())
 		return func(context.Context) error { return nil }, nil
 	}
 	exporter, err := otlptracehttp.New(ctx)

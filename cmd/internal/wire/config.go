@@ -1,5 +1,5 @@
-// Package wire puts the parts of a process together: what cmd/router, cmd/coordinator and `saldo dev` have in common. It
-// is the only place where adapters meet. It decides nothing about money.
+// Package wire puts the parts of a process together: what cmd/router, cmd/coordinator and `saldo dev` have in common. Beside
+// internal/assembly it is the one place where adapters meet. It decides nothing about money.
 package wire
 
 import (
@@ -92,13 +92,16 @@ func (l *Log) Logger() (*slog.Logger, error) {
 
 // Router is the configuration of a router.
 type Router struct {
-	HTTP     string        `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
-	Currency string        `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
-	Wait     time.Duration `name:"wait" env:"SALDO_WAIT" default:"1s" help:"How long a request waits for the end of a transfer between shards before it is answered 202 PENDING."`
-	Timeout  time.Duration `name:"timeout" env:"SALDO_TIMEOUT" default:"8s" help:"Of a request, from its arrival to its answer."`
-	Grace    time.Duration `name:"grace" env:"SALDO_GRACE" default:"10s" help:"For requests under way when the process is told to stop."`
-	Etcd     `embed:""`
-	Postgres `embed:""`
+	HTTP        string        `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
+	Currency    string        `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
+	Wait        time.Duration `name:"wait" env:"SALDO_WAIT" default:"1s" help:"How long a request waits for the end of a transfer between shards before it is answered 202 PENDING."`
+	Timeout     time.Duration `name:"timeout" env:"SALDO_TIMEOUT" default:"8s" help:"Of a request, from its arrival to its answer."`
+	Grace       time.Duration `name:"grace" env:"SALDO_GRACE" default:"10s" help:"For requests under way when the process is told to stop."`
+	Target      time.Duration `name:"target" env:"SALDO_TARGET" default:"25ms" help:"In which a shard should have done what it is given. A request for which there is no room within as much time again is answered 503. Four commits of the shard, or more; 0: no limit."`
+	MaxRequests int           `name:"max-requests" env:"SALDO_MAX_REQUESTS" default:"4096" help:"In progress, reads and writes each. Beyond, requests are answered 503. 0: no limit."`
+	DebugHTTP   string        `name:"debug-http" env:"SALDO_DEBUG_HTTP" placeholder:"ADDRESS" help:"Loopback address to serve Go's profiler on. Default: none."`
+	Etcd        `embed:""`
+	Postgres    `embed:""`
 }
 
 // Validate is called by the flag parser.
@@ -106,16 +109,23 @@ func (r *Router) Validate() error {
 	if _, err := ledger.ParseCurrency(r.Currency); err != nil {
 		return fmt.Errorf("--currency %q: %w", r.Currency, err)
 	}
+	switch {
+	case r.Target < 0:
+		return fmt.Errorf("--target is %v, not 0 or more", r.Target)
+	case r.MaxRequests < 0:
+		return fmt.Errorf("--max-requests is %d, not 0 or more", r.MaxRequests)
+	}
 	return r.Postgres.Validate()
 }
 
 // Coordinator is the configuration of a coordinator.
 type Coordinator struct {
-	Name     string        `name:"name" env:"SALDO_NAME" help:"Of this process among coordinators. Default: host and process id."`
-	Settle   time.Duration `name:"settle" env:"SALDO_SETTLE" default:"3s" help:"A new cluster's slots are spread when no shard has joined for so long (unless the cluster was created with a number of shards to wait for)."`
-	Poll     time.Duration `name:"poll" env:"SALDO_POLL" default:"500ms" help:"Look for unfinished transfers even without a notice."`
-	Etcd     `embed:""`
-	Postgres `embed:""`
+	Name      string        `name:"name" env:"SALDO_NAME" help:"Of this process among coordinators. Default: host and process id."`
+	Settle    time.Duration `name:"settle" env:"SALDO_SETTLE" default:"3s" help:"A new cluster's slots are spread when no shard has joined for so long (unless the cluster was created with a number of shards to wait for)."`
+	Poll      time.Duration `name:"poll" env:"SALDO_POLL" default:"500ms" help:"Look for unfinished transfers even without a notice."`
+	DebugHTTP string        `name:"debug-http" env:"SALDO_DEBUG_HTTP" placeholder:"ADDRESS" help:"Loopback address to serve Go's profiler on. Default: none."`
+	Etcd      `embed:""`
+	Postgres  `embed:""`
 }
 
 // Validate is called by the flag parser.

@@ -2,13 +2,13 @@ package wire
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/routing"
@@ -29,6 +29,12 @@ func RunCoordinator(ctx context.Context, config Coordinator, passwords Passwords
 		}
 		config.Name = fmt.Sprintf("%s-%d", host, os.Getpid())
 	}
+	tuneMemory()
+	stopDebug, err := serveDebug(config.DebugHTTP, log)
+	if err != nil {
+		return err
+	}
+	defer stopDebug()
 	m := newMembers(etcd, &config.Postgres, passwords, "coordinator", log)
 	router := routing.New(m, routing.Config{}, log)
 	defer router.Close()
@@ -141,7 +147,7 @@ func found(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, config C
 	defer done()
 	err := c.Lead(ctx, "founder", config.Name, func(ctx context.Context, _ cluster.Leadership) error {
 		err := c.RunFounder(ctx, w, config.Settle, func(ctx context.Context, view *cluster.View) error {
-			return Activate(ctx, view, passwords)
+			return assembly.Activate(ctx, view, passwords)
 		})
 		if err == nil {
 			done() // for good: every shard enforces the first map
@@ -151,14 +157,4 @@ func found(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, config C
 	if ctx.Err() == nil {
 		log.Error("no election for the founder", "error", err)
 	}
-}
-
-// Activate makes every shard of a founded cluster enforce its first ownership, and those that it can reach if it cannot
-// reach all. Doing it again changes nothing.
-func Activate(ctx context.Context, view *cluster.View, passwords Passwords) error {
-	var errs []error
-	for id, s := range view.Shards {
-		errs = append(errs, shard.Found(ctx, s.DSN, passwords(id), view.Config.UID, id, view.Map))
-	}
-	return errors.Join(errs...)
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/google/uuid"
 )
 
 // Version is set by the linker.
@@ -18,6 +19,7 @@ var Version = "dev"
 // Main is the main of every program: it runs until run returns or a signal asks to stop, and exits. A second signal ends
 // the process at once.
 func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
+	uuid.EnableRandPool() // an id is made for many a request; none is a secret
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()

@@ -22,7 +22,8 @@ type members struct {
 	etcd      cluster.Config
 	postgres  *Postgres
 	passwords Passwords
-	process   string // shown in pg_stat_activity
+	process   string        // shown in pg_stat_activity
+	target    time.Duration // of the limits by which shards are used; 0: without limits
 	log       *slog.Logger
 
 	watcher atomic.Pointer[cluster.Watcher] // nil until etcd was reached
@@ -36,6 +37,7 @@ type members struct {
 // member is an open shard and what runs beside it.
 type member struct {
 	shard *shard.Shard
+	use   routing.Shard // the shard, perhaps with limits
 	dsn   string
 	stop  context.CancelFunc
 	done  chan struct{} // closed when what ran beside it has ended
@@ -86,7 +88,7 @@ func (m *members) Shard(id ledger.ShardID) (routing.Shard, bool) {
 	if !ok {
 		return nil, false
 	}
-	return member.shard, true
+	return member.use, true
 }
 
 // run reaches etcd, however long that takes, and follows the cluster until ctx ends. Then it closes every shard.
@@ -173,7 +175,10 @@ func (m *members) follow(ctx context.Context, c *cluster.Cluster, w *cluster.Wat
 			continue
 		}
 		besideCtx, stop := context.WithCancel(ctx)
-		opened := &member{shard: s, dsn: known.DSN, stop: stop, done: make(chan struct{})}
+		opened := &member{shard: s, use: s, dsn: known.DSN, stop: stop, done: make(chan struct{})}
+		if m.target > 0 {
+			opened.use = limit(s, m.target)
+		}
 		m.open[id] = opened
 		go func() {
 			defer close(opened.done)

@@ -24,7 +24,14 @@ func RunRouter(ctx context.Context, config Router, passwords Passwords, listener
 	if err != nil {
 		return err
 	}
+	tuneMemory()
+	stopDebug, err := serveDebug(config.DebugHTTP, log)
+	if err != nil {
+		return err
+	}
+	defer stopDebug()
 	m := newMembers(etcd, &config.Postgres, passwords, "router", log)
+	m.target = config.Target
 	router := routing.New(m, routing.Config{}, log)
 
 	// The cluster is left only when no request needs it any more.
@@ -40,7 +47,7 @@ func RunRouter(ctx context.Context, config Router, passwords Passwords, listener
 
 	server := api.NewServer(api.New(api.Config{
 		Ledger: router, Health: health{m}, Currency: ledger.Currency(config.Currency),
-		Wait: config.Wait, Timeout: config.Timeout, Log: log,
+		Wait: config.Wait, Timeout: config.Timeout, MaxRequests: config.MaxRequests, Log: log,
 	}), log)
 	running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

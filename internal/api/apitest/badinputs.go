@@ -140,6 +140,67 @@ func BadInputs() []Case {
 	put(Case{Name: "17 chunked body beyond the limit", Method: "POST", Path: "/transfers", Header: jsonHeader(), Chunked: true,
 		Body: good + strings.Repeat(" ", 1<<20), Status: 413, Code: "payload_too_large"})
 
+	// Batches: one bad transfer, or one bad byte, and nothing of the batch is done.
+	batch := func(name, text string, status int, code, message string) {
+		put(Case{Name: name + " in a batch", Method: "POST", Path: "/transfers/batch", Header: jsonHeader(), Body: text,
+			Status: status, Code: code, Message: message})
+	}
+	second := func(name, old, new string, code, message string) { // the first is good
+		batch(name, `{"transfers":[`+good+`,`+strings.Replace(strings.Replace(good, "bad-body", "bad-second", 1), old, new, 1)+`]}`, 400, code, message)
+	}
+	const all = `{"transfers":[` + good + `]}`
+	batch("1 empty body", "", 400, malformed, "")
+	for _, text := range []string{"null", "[]", good, "[" + good + "]", "{}", `{"transfers":null}`, `{"transfers":{}}`, `{"transfers":""}`} {
+		batch("2 body "+text, text, 400, malformed, "")
+	}
+	batch("2 no transfers", `{"transfers":[]}`, 400, malformed, "transfers must have 1 to 1000 items")
+	batch("2 1001 transfers", `{"transfers":[`+strings.Repeat(good+",", 1000)+good+`]}`, 400, malformed, "transfers must have 1 to 1000 items")
+	for _, text := range []string{"null", "1", `"x"`, "[]", "[" + good + "]"} {
+		second("2 transfer "+text, strings.Replace(good, "bad-body", "bad-second", 1), text, malformed, "transfers[1] must be an object")
+	}
+	for i := 1; i < len(all); i += 13 {
+		batch(fmt.Sprintf("3 truncated after %d bytes", i), all[:i], 400, "", "")
+	}
+	batch("3 trailing comma", all[:len(all)-2]+",]}", 400, malformed, "transfers[1] must be an object")
+	batch("3 no comma", `{"transfers":[`+good+good+`]}`, 400, malformed, "")
+	batch("4 two documents", all+all, 400, malformed, "")
+	batch("4 trailing garbage", all+"x", 400, malformed, "")
+	batch("5 list twice", all[:len(all)-1]+`,"transfers":[`+good+`]}`, 400, malformed, "transfers is given twice")
+	second("5 duplicate key", `"amount":1`, `"amount":1,"amount":1`, malformed, "transfers[1].amount is given twice")
+	batch("7 upper case", strings.Replace(all, "transfers", "Transfers", 1), 400, malformed, "")
+	second("7 upper case of a field", `"amount"`, `"AMOUNT"`, malformed, `transfers[1]: unknown field "AMOUNT"`)
+	batch("8 unknown field", all[:len(all)-1]+`,"atomic":true}`, 400, malformed, `unknown field "atomic"`)
+	second("8 unknown field of a transfer", `"amount"`, `"admin":true,"amount"`, malformed, `transfers[1]: unknown field "admin"`)
+	second("9 server-owned field", `"amount"`, `"status":"COMPLETED","amount"`, malformed, "")
+	second("11 invalid UTF-8", "bad-second", "bad-\xff", malformed, "body must be valid UTF-8")
+	second("13 NUL in an id", "bad-second", `bad-\u0000`, malformed, "transfers[1].transaction_id must not contain control characters")
+	second("15 nested arrays", good[1:10], strings.Repeat("[", 50_000), malformed, "")
+	batch("15 nested batches", strings.Repeat(`{"transfers":[`, 10_000), 400, malformed, "")
+	batch("16 one byte too many", all+strings.Repeat(" ", 8<<20-len(all)+1), 413, "payload_too_large", "body must not be longer than 8192 KiB")
+	put(Case{Name: "17 chunked batch beyond the limit", Method: "POST", Path: "/transfers/batch", Header: jsonHeader(), Chunked: true,
+		Body: all + strings.Repeat(" ", 9<<20), Status: 413, Code: "payload_too_large"})
+	put(Case{Name: "20 batch encoded as gzip", Method: "POST", Path: "/transfers/batch", Body: all, Status: 415, Code: "unsupported_media_type",
+		Header: http.Header{"Content-Type": {"application/json"}, "Content-Encoding": {"gzip"}}})
+	put(Case{Name: "21 batch as text", Method: "POST", Path: "/transfers/batch", Body: all, Status: 415, Code: "unsupported_media_type",
+		Header: http.Header{"Content-Type": {"text/plain"}}})
+	for _, method := range []string{"PUT", "DELETE", "PATCH", "OPTIONS"} {
+		put(Case{Name: "23 " + method + " /transfers/batch", Method: method, Path: "/transfers/batch", Status: 405, Code: "method_not_allowed"})
+	}
+	put(Case{Name: "29 parameter of a batch", Method: "POST", Path: "/transfers/batch?atomic=true", Header: jsonHeader(), Body: all, Status: 400, Code: malformed})
+	put(Case{Name: "33 key of a batch", Method: "POST", Path: "/transfers/batch", Body: all, Status: 400, Code: malformed,
+		Header: http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": {"bad-body"}}})
+	second("33 empty transaction_id", "bad-second", "", "invalid_transaction_id", "transfers[1].transaction_id: valid transaction id required")
+	second("43 no amount", `"amount":1,`, "", malformed, "transfers[1].amount is required")
+	for _, amount := range []string{"0", "-1", "1.0", "1e3", `"1"`, "null", "9007199254740992"} {
+		second("43 amount "+amount, `"amount":1`, `"amount":`+amount, "invalid_amount", "transfers[1].amount must be an integer from 1 to 9007199254740991")
+	}
+	second("54 currency usd", `"amount"`, `"currency":"usd","amount"`, "invalid_currency",
+		"transfers[1].currency must be an ISO 4217 code such as USD, in capitals")
+	second("60 system account", "bad-alice", "@world", "invalid_user_id", "")
+	second("64 payee", "bad-bob", "a b", "invalid_user_id", "")
+	second("66 description of 501 bytes", `"amount"`, `"description":"`+strings.Repeat("x", 501)+`","amount"`, "invalid_description",
+		"transfers[1].description must be at most 500 bytes")
+
 	// Headers.
 	head := func(name string, header http.Header, status int, code string) {
 		put(Case{Name: name, Method: "POST", Path: "/transfers", Header: header, Body: good, Status: status, Code: code})

@@ -1,0 +1,215 @@
+package routing
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// TransferAll does the starts of several transfers, each as Transfer does it, and answers them in their order: Err is what
+// Transfer would return. It waits once for all sagas.
+//
+// Starts of one initiator are done in their order; only a payee's slot that moves meanwhile may let a later one pass. Of
+// starts with the same identity the first is always the first. Starts of different initiators have no order.
+func (r *Router) TransferAll(ctx context.Context, starts []ledger.Operation, wait time.Duration) []ledger.Answer {
+	answers := make([]ledger.Answer, len(starts))
+	once, again := distinct(starts)
+	r.startAll(ctx, starts, once, answers)
+	r.startAll(ctx, starts, again, answers)
+	if wait > 0 {
+		r.awaitAll(ctx, answers, wait)
+	}
+	return answers
+}
+
+// distinct returns the indexes of the starts whose identity is the first of its kind, and of the others.
+func distinct(starts []ledger.Operation) (once, again []int) {
+	known := make(map[ledger.Identity]struct{}, len(starts))
+	once = make([]int, 0, len(starts))
+	for i := range starts {
+		known[starts[i].Identity] = struct{}{}
+		if len(known) > len(once) {
+			once = append(once, i)
+		} else {
+			again = append(again, i)
+		}
+	}
+	return once, again
+}
+
+// startAll does the open ones of the starts, given by their indexes in ascending order, and fills in their answers.
+func (r *Router) startAll(ctx context.Context, starts []ledger.Operation, open []int, answers []ledger.Answer) {
+	for p := (pursuit{}); len(open) > 0; {
+		m := r.cluster.Map()
+		r.tryAll(ctx, m, starts, open, answers)
+		open = r.followAll(ctx, &p, m, open, answers)
+	}
+}
+
+// part is what one shard gets of the starts.
+type part struct {
+	id    ledger.ShardID
+	shard Shard
+	at    []int // in starts
+	ops   []ledger.Operation
+	holds [][]placement.Hold
+}
+
+// tryAll submits the open starts once, each at its home by the map.
+func (r *Router) tryAll(ctx context.Context, m *placement.Map, starts []ledger.Operation, open []int, answers []ledger.Answer) {
+	parts := r.split(m, starts, open, answers)
+	holds := make([]placement.Hold, 0, 2*len(open))
+	for i := range parts {
+		p := &parts[i]
+		p.ops, p.holds = make([]ledger.Operation, len(p.at)), make([][]placement.Hold, len(p.at))
+		for j, at := range p.at {
+			p.ops[j] = starts[at]
+			begin := len(holds)
+			holds = aim(m, &p.ops[j], holds)
+			p.holds[j] = holds[begin:len(holds):len(holds)]
+		}
+	}
+	var group sync.WaitGroup
+	for i := range parts {
+		if p := &parts[i]; i == len(parts)-1 {
+			r.submit(ctx, p, answers)
+		} else {
+			group.Go(func() { r.submit(ctx, p, answers) })
+		}
+	}
+	group.Wait()
+}
+
+func (r *Router) submit(ctx context.Context, p *part, answers []ledger.Answer) {
+	var told error // of a stranger
+	for i, answer := range p.shard.SubmitAll(ctx, p.ops, p.holds) {
+		var stranger *placement.StrangerError
+		if errors.As(answer.Err, &stranger) && ledger.CodeOf(answer.Err) == "" { // else an attempt may have been recorded before
+			if told == nil {
+				told = r.strangers(answer.Err)
+			}
+			answer.Err = told
+		}
+		answers[p.at[i]] = answer
+	}
+}
+
+// split groups the open starts by their homes, and answers those that have none.
+func (r *Router) split(m *placement.Map, starts []ledger.Operation, open []int, answers []ledger.Answer) []part {
+	var parts []part
+	for _, at := range open {
+		id := m.OwnerOf(starts[at].Initiator).Shard
+		i := slices.IndexFunc(parts, func(p part) bool { return p.id == id })
+		if i < 0 {
+			shard, err := r.shard(id)
+			if err != nil {
+				answers[at] = ledger.Answer{Err: err}
+				continue
+			}
+			i = len(parts)
+			parts = append(parts, part{id: id, shard: shard})
+		}
+		parts[i].at = append(parts[i].at, at)
+	}
+	return parts
+}
+
+// followAll is follow for all of the open starts that were refused by map m: it returns those that should be made again,
+// and answers those that should not. They share one pursuit.
+func (r *Router) followAll(ctx context.Context, p *pursuit, m *placement.Map, open []int, answers []ledger.Answer) (again []int) {
+	var ahead, waiting, others []int // as follow tells them apart
+	for _, at := range open {
+		var refused *placement.OwnershipError
+		switch err := answers[at].Err; {
+		case !errors.As(err, &refused) || ledger.CodeOf(err) == ledger.CodeUnknown: // that is the answer
+		case refused.Ahead():
+			ahead = append(ahead, at)
+		case fenced(refused):
+			waiting = append(waiting, at)
+		default:
+			others = append(others, at)
+		}
+	}
+	for _, alike := range [][]int{ahead, waiting, others} {
+		if len(alike) == 0 {
+			continue
+		}
+		err := answers[alike[0]].Err
+		var refused *placement.OwnershipError
+		errors.As(err, &refused)
+		if err := r.follow(ctx, p, m, refused, err); err != nil {
+			for _, at := range alike {
+				answers[at].Err = err
+			}
+			continue
+		}
+		again = append(again, alike...)
+	}
+	slices.Sort(again)
+	return again
+}
+
+// awaitAll waits for the ends of the answers' sagas, each at its home, but no longer than wait, ctx or the router's life.
+func (r *Router) awaitAll(ctx context.Context, answers []ledger.Answer, wait time.Duration) {
+	m := r.cluster.Map()
+	homes := make(map[ledger.Identity]ledger.ShardID) // of what is waited for
+	for i := range answers {
+		if result := &answers[i].Result; answers[i].Err == nil && result.State == ledger.SagaPending {
+			homes[result.Identity] = m.OwnerOf(result.Initiator).Shard
+		}
+	}
+	if len(homes) == 0 {
+		return
+	}
+	ended := r.awaitEnds(ctx, homes, wait)
+	for i := range answers {
+		result := &answers[i].Result
+		if saga, ok := ended[result.Identity]; ok && result.State == ledger.SagaPending {
+			result.State, result.Cause = saga.State, saga.Cause
+		}
+	}
+}
+
+// awaitEnds is awaitEnd for many sagas. It asks at once, since the first of them may have ended before the last was begun.
+func (r *Router) awaitEnds(
+	ctx context.Context, homes map[ledger.Identity]ledger.ShardID, wait time.Duration,
+) map[ledger.Identity]ledger.Saga {
+	told := make(chan ledger.Saga, len(homes))
+	asked := make(map[ledger.ShardID][]ledger.Identity)
+	ended := make(map[ledger.Identity]ledger.Saga, len(homes))
+	defer func() {
+		for id, home := range homes {
+			r.removeWaiter(home, id, told)
+		}
+	}()
+	for id, home := range homes {
+		if !r.addWaiter(home, id, told) {
+			return ended
+		}
+		asked[home] = append(asked[home], id)
+	}
+	for home, ids := range asked {
+		r.Ended(home, ids)
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for len(ended) < len(homes) {
+		select {
+		case saga := <-told:
+			ended[saga.Identity] = saga
+			r.removeWaiter(homes[saga.Identity], saga.Identity, told)
+		case <-timer.C:
+			return ended
+		case <-ctx.Done():
+			return ended
+		case <-r.ctx.Done():
+			return ended
+		}
+	}
+	return ended
+}
