@@ -3,10 +3,10 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run development-serve build test test.unit test.integration test.coverage \
-	verify verify.static verify.format verify.vet verify.lint verify.generated fmt clean
+	verify verify.static verify.format verify.vet verify.lint verify.generated bench bench.quick bench.growth bench.allocs bench.allocs.update fmt clean
 
 GO ?= go
-# More arguments for `saldo dev`, as in: make run ARGS='--shards 5'
+# More arguments for `saldo dev` or `saldo bench`, as in: make run ARGS='--shards 5'
 ARGS ?=
 # More flags for go test, as in: make test TESTFLAGS='-run Audit -v'
 TESTFLAGS ?=
@@ -17,7 +17,7 @@ TEST = $(GO) test -race -timeout 12m $(TESTFLAGS)
 POSTGRES = SALDO_POSTGRES_BIN="$$(scripts/ensure-postgres)" && export SALDO_POSTGRES_BIN
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
 
 
 run: ## run a whole cluster on this machine (SALDO_HTTP, SALDO_DATA, SALDO_SHARDS; ARGS='--shards 5')
@@ -48,7 +48,7 @@ test.coverage: ## run all tests, write coverage.html and open it in a browser if
 		done; \
 	fi; echo "see coverage.html"
 
-verify: verify.static test ## run what CI runs: format, vet, lint, generated files, all tests
+verify: verify.static bench.allocs test ## run what CI runs: format, vet, lint, generated files, allocations, all tests
 
 verify.static: verify.format verify.vet verify.lint verify.generated ## run what needs no server
 
@@ -64,6 +64,23 @@ verify.lint: ## run staticcheck, at the version of go.mod
 
 verify.generated: ## check that generated files are up to date
 	scripts/check-generated
+
+
+bench: ## measure Saldo against what else there is, and write docs/PERFORMANCE.md's tables and plots (10 minutes)
+	@$(GO) build -o bin/ ./cmd/... && $(POSTGRES) && bin/saldo bench compare --full --out docs/bench/results.json && bin/saldo bench report
+
+bench.quick: ## measure what Saldo must reach, a line of JSON each (3 minutes; ARGS='--only hot')
+	@$(GO) build -o bin/ ./cmd/... && $(POSTGRES) && bin/saldo bench compare --quick $(ARGS)
+
+bench.growth: ## measure how cost grows with shards, accounts and history, into docs/bench and docs/PERFORMANCE.md (root, 15 minutes; ARGS='--shards=')
+	@$(GO) build -o bin/ ./cmd/... && $(POSTGRES) && bin/saldo bench growth --out docs/bench/growth.json $(ARGS) && bin/saldo bench report
+
+bench.allocs: ## check that no benchmark allocates grossly more than docs/bench/allocs.txt says
+	@$(POSTGRES) && scripts/check-allocations
+
+bench.allocs.update: ## write docs/bench/allocs.txt anew
+	@$(POSTGRES) && scripts/check-allocations --update
+
 
 fmt: ## format the code
 	gofmt -w .

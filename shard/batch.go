@@ -448,10 +448,19 @@ var copyEntriesStatement = statement{"copy_entries", `
 copy entries (slot, user_id, currency, version, amount, balance, tx_id, step, kind, counterparty, created_at)
 from stdin (format binary)`}
 
+// In the order of their key, like the operations: neighbours in the index are written one after the other.
 func (b *batch) addNewEntries(t *trip) {
-	t.copyRows(copyEntriesStatement, len(b.changes.Entries), 11, func(i int) {
-		e := &b.changes.Entries[i]
-		t.int2(int16(placement.SlotOf(e.User)))
+	entries := b.changes.Entries
+	order := make([]entryOrder, len(entries))
+	for i := range entries {
+		order[i] = entryOrder{account: b.index[entries[i].AccountKey], entry: i}
+	}
+	slices.SortFunc(order, func(x, y entryOrder) int {
+		return cmp.Or(cmp.Compare(x.account, y.account), cmp.Compare(x.entry, y.entry))
+	})
+	t.copyRows(copyEntriesStatement, len(entries), 11, func(i int) {
+		e, account := &entries[order[i].entry], order[i].account
+		t.int2(int16(b.accounts[account].slot))
 		t.text(string(e.User))
 		t.text(string(e.Currency))
 		t.int8(e.Version)
@@ -461,9 +470,11 @@ func (b *batch) addNewEntries(t *trip) {
 		t.int2(int16(e.Step))
 		t.int2(int16(e.Kind))
 		t.text(string(e.Counterparty))
-		t.instant(b.at(e.AccountKey))
+		t.instant(max(b.found[account].seen, b.now))
 	})
 }
+
+type entryOrder struct{ account, entry int } // indexes
 
 // The rows are locked, so they are where they were found.
 var updateAccountsStatement = statement{"update_accounts", `

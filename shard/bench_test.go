@@ -13,16 +13,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/local"
-	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
-// The benchmarks run on a server of their own that flushes as in production. Compare ratios within one run:
+// The benchmarks run on a server of their own that flushes as in production:
 //
 //	go test ./shard -run '^$' -bench . -benchtime 5s
+//
+// `saldo bench compare` sets the lanes against what else there is.
 
 const benchUsers = 10_000
 
@@ -153,92 +152,3 @@ func BenchmarkLane(b *testing.B) {
 		})
 	}
 }
-
-// BenchmarkFunction is what a ledger does without lanes: one stored function for each transfer, over the same tables, each
-// call a transaction.
-func BenchmarkFunction(b *testing.B) {
-	server := benchServer(b)
-	do(b, session(b, server.DSN()), transferFunction)
-	for _, c := range []struct {
-		name    string
-		callers int
-		hot     bool
-	}{
-		{"uniform-64", 64, false}, {"hot-64", 64, true}, {"1", 1, false},
-	} {
-		b.Run(c.name, func(b *testing.B) {
-			config, err := pgxpool.ParseConfig(server.DSN())
-			if err != nil {
-				b.Fatal(err)
-			}
-			config.MaxConns, config.MinConns = int32(c.callers), int32(c.callers)
-			pool, err := pgxpool.NewWithConfig(context.Background(), config)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer pool.Close()
-			conns := make([]*pgxpool.Conn, c.callers)
-			for i := range conns {
-				if conns[i], err = pool.Acquire(context.Background()); err != nil {
-					b.Fatal(err)
-				}
-				defer conns[i].Release()
-			}
-			bench(b, server, c.callers, c.hot, func(caller int, from ledger.UserID, tx string, to ledger.UserID) error {
-				var balance, version int64
-				return conns[caller].QueryRow(context.Background(), `select balance, version from saldo.transfer($1, $2, $3, $4, $5, $6, $7, $8)`,
-					int16(placement.SlotOf(from)), from, tx, int16(placement.SlotOf(to)), to, int64(1), "USD", "").Scan(&balance, &version)
-			})
-		})
-	}
-}
-
-const transferFunction = `
-create function saldo.transfer(p_slot smallint, p_payer text, p_tx_id text, p_payee_slot smallint, p_payee text, p_amount bigint,
-                               p_currency text, p_description text, out balance bigint, out version bigint)
-language plpgsql set search_path = saldo, pg_temp as $$
-declare
-    payer accounts;
-    payee accounts;
-    known operations;
-    at    timestamptz;
-    why   text := '';
-begin
-    -- both accounts, in one order
-    if (p_slot, p_payer collate "C") < (p_payee_slot, p_payee collate "C") then
-        select * into payer from accounts a where a.slot = p_slot and a.user_id = p_payer and a.currency = p_currency for no key update;
-        select * into payee from accounts a where a.slot = p_payee_slot and a.user_id = p_payee and a.currency = p_currency for no key update;
-    else
-        select * into payee from accounts a where a.slot = p_payee_slot and a.user_id = p_payee and a.currency = p_currency for no key update;
-        select * into payer from accounts a where a.slot = p_slot and a.user_id = p_payer and a.currency = p_currency for no key update;
-    end if;
-    if payer.user_id is null or payee.user_id is null then
-        why := 'user_not_found';
-    elsif payer.balance < p_amount then
-        why := 'insufficient_funds';
-    end if;
-    at := greatest(clock_timestamp(), payer.updated_at, payee.updated_at);
-    balance := case why when '' then payer.balance - p_amount else 0 end;
-    version := case why when '' then payer.version + 1 else 0 end;
-    insert into operations (slot, initiator, tx_id, step, kind, saga, payee, amount, currency, reason, balance, version,
-                            system_account, system_amount, description, created_at)
-    values (p_slot, p_payer, p_tx_id, 1, 3, false, p_payee, p_amount, p_currency, why, transfer.balance, transfer.version, '', 0,
-            p_description, at)
-    on conflict do nothing;
-    if not found then
-        select * into known from operations o where o.slot = p_slot and o.tx_id = p_tx_id and o.initiator = p_payer and o.step = 1;
-        balance := known.balance;
-        version := known.version;
-        return;
-    end if;
-    if why <> '' then
-        return;
-    end if;
-    insert into entries (slot, user_id, currency, version, amount, balance, tx_id, step, kind, counterparty, created_at)
-    values (p_slot, p_payer, p_currency, payer.version + 1, -p_amount, payer.balance - p_amount, p_tx_id, 1, 3, p_payee, at),
-           (p_payee_slot, p_payee, p_currency, payee.version + 1, p_amount, payee.balance + p_amount, p_tx_id, 1, 3, p_payer, at);
-    update accounts a set balance = a.balance - p_amount, version = a.version + 1, updated_at = at
-    where a.slot = p_slot and a.user_id = p_payer and a.currency = p_currency;
-    update accounts a set balance = a.balance + p_amount, version = a.version + 1, updated_at = at
-    where a.slot = p_payee_slot and a.user_id = p_payee and a.currency = p_currency;
-end $$`
