@@ -3,6 +3,7 @@ package shard
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -24,6 +25,9 @@ type balanceReader struct {
 
 	mu      sync.Mutex
 	waiting []*balanceRead
+	under   int  // queries under way
+	late    bool // what waits has waited long enough for others
+	timed   bool // late will be set
 	closed  bool // nobody takes what waits
 }
 
@@ -40,6 +44,7 @@ type balanceAnswer struct {
 const (
 	balanceReaders = 2 // queries in flight
 	maxBalances    = 1024
+	worthBalances  = 32 // reads that wait before a second query is sent beside the first
 )
 
 func newBalanceReader(s *Shard) *balanceReader {
@@ -76,7 +81,18 @@ func (r *balanceReader) enqueue(read *balanceRead) error {
 		return ledger.Overloaded("the shard has too many reads waiting: try again")
 	}
 	r.waiting = append(r.waiting, read)
+	if r.under > 0 && !r.timed {
+		r.timed = true
+		time.AfterFunc(maxGather, r.setLate)
+	}
 	return nil
+}
+
+func (r *balanceReader) setLate() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.timed, r.late = false, len(r.waiting) > 0
+	due(r.arrived)
 }
 
 func (r *balanceReader) run(ctx context.Context) {
@@ -87,25 +103,36 @@ func (r *balanceReader) run(ctx context.Context) {
 			return
 		case <-r.arrived:
 		}
-		reads := r.take()
-		if len(reads) > 0 {
+		for reads := r.take(); len(reads) > 0; reads = r.take() {
 			r.query(ctx, reads)
+			r.ended()
 		}
 	}
 }
 
-// take returns the reads that wait, and wakes another reader if it leaves some.
+// take returns the reads that wait, and wakes another reader if it leaves enough for it.
 func (r *balanceReader) take() []*balanceRead {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	reads := r.waiting
+	if len(reads) == 0 || r.under > 0 && !r.late && len(reads) < worthBalances {
+		return nil
+	}
 	if len(reads) > maxBalances {
 		reads, r.waiting = reads[:maxBalances:maxBalances], reads[maxBalances:]
 		due(r.arrived)
 	} else {
 		r.waiting = nil
 	}
+	r.under++
+	r.late = false
 	return reads
+}
+
+func (r *balanceReader) ended() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.under--
 }
 
 // close lets no more reads wait, and returns those that do.

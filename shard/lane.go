@@ -77,7 +77,7 @@ func newLane(config Config, session *pgx.ConnConfig, log *slog.Logger) *lane {
 	return &lane{
 		config: config, session: session, log: log,
 		notices: newNoticeSender(session, log),
-		queue:   newQueue(config.QueueSize, 2*config.MaxBatch),
+		queue:   newQueue(config.QueueSize, config.WorthBatch, 2*config.MaxBatch),
 	}
 }
 

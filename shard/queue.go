@@ -2,6 +2,7 @@ package shard
 
 import (
 	"sync"
+	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
@@ -11,6 +12,7 @@ import (
 // for the same users; so each user's items are done in the order in which they came.
 type queue struct {
 	limit     int // items that wait
+	worth     int // items that must wait before another batch is begun beside one that is under way
 	maxPassed int // items passed over, after which a look ends: the more there are, the dearer is each look
 
 	mu     sync.Mutex
@@ -19,12 +21,19 @@ type queue struct {
 	passed []*item                    // looked at and left; before all that are fresh
 	busy   map[ledger.UserID]struct{} // users of the batches under way
 	behind map[ledger.UserID]struct{} // users of the items passed over
+	under  int                        // batches under way
+	late   bool                       // what is fresh has waited long enough for others
+	timed  bool                       // late will be set
 	closed bool
 }
 
-func newQueue(limit, maxPassed int) *queue {
+// maxGather is how long items wait for others before another batch is begun beside one that is under way: longer than a
+// batch takes, but not as long as one may wait for a lock or a server.
+const maxGather = 10 * time.Millisecond
+
+func newQueue(limit, worth, maxPassed int) *queue {
 	q := &queue{
-		limit: limit, maxPassed: maxPassed,
+		limit: limit, worth: worth, maxPassed: maxPassed,
 		busy: make(map[ledger.UserID]struct{}), behind: make(map[ledger.UserID]struct{}),
 	}
 	q.some.L = &q.mu
@@ -54,11 +63,31 @@ func (q *queue) put(items []item) error {
 	return nil
 }
 
-// tell wakes a writer if it may find something.
+// tell wakes a writer if it may find something, now or later.
 func (q *queue) tell() {
-	if len(q.fresh) > 0 && len(q.passed) < q.maxPassed {
+	if q.ready() {
+		q.some.Signal()
+		return
+	}
+	if len(q.fresh) > 0 && !q.timed {
+		q.timed = true
+		time.AfterFunc(maxGather, q.setLate)
+	}
+}
+
+func (q *queue) setLate() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.timed, q.late = false, len(q.fresh) > 0
+	if q.ready() {
 		q.some.Signal()
 	}
+}
+
+// ready tells whether it is worth a look. A queue that nobody works on never waits. Otherwise a batch has its own price
+// (statements, a flush), which a few items should not pay: soon there will be more, or the writer that is at work is done.
+func (q *queue) ready() bool {
+	return len(q.fresh) > 0 && len(q.passed) < q.maxPassed && (q.under == 0 || q.late || len(q.fresh) >= q.worth)
 }
 
 // take waits for items and returns at most limit of them, in order. The caller must call done with them. It returns nil
@@ -67,10 +96,13 @@ func (q *queue) take(limit int) []*item {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
-		items := q.look(limit)
-		if len(items) > 0 {
-			q.tell() // another writer
-			return items
+		if q.ready() {
+			if items := q.look(limit); len(items) > 0 {
+				q.under++
+				q.late = false
+				q.tell() // another writer
+				return items
+			}
 		}
 		if q.closed && len(q.fresh) == 0 && len(q.passed) == 0 {
 			return nil
@@ -121,6 +153,7 @@ func (q *queue) mustWait(it *item) bool {
 func (q *queue) done(items []*item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.under--
 	for _, it := range items {
 		for _, key := range it.accounts() {
 			delete(q.busy, key.User)
@@ -130,8 +163,8 @@ func (q *queue) done(items []*item) {
 		q.fresh = append(q.passed, q.fresh...)
 		q.passed = nil
 		clear(q.behind)
-		q.tell()
 	}
+	q.tell()
 	if q.closed {
 		q.some.Broadcast()
 	}

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -40,7 +41,7 @@ func positions(items []item, taken []*item) []int {
 
 func TestQueuePassesOverBusyUsers(t *testing.T) {
 	t.Parallel()
-	q := newQueue(100, 100)
+	q := newQueue(100, 1, 100)
 	items := queued(of("a", "b"), of("c"), of("b", "d"), of("d"), of("e"), of("a"))
 	if err := q.put(items); err != nil {
 		t.Fatal(err)
@@ -63,7 +64,7 @@ func TestQueuePassesOverBusyUsers(t *testing.T) {
 // A queue full of one user's items is looked at no further than to its bound.
 func TestQueueLooksOnlySoFar(t *testing.T) {
 	t.Parallel()
-	q := newQueue(100, 3)
+	q := newQueue(100, 1, 3)
 	items := queued(of("hot"), of("hot"), of("hot"), of("hot"), of("cold"))
 	_ = q.put(items)
 	first := q.take(1)
@@ -76,9 +77,42 @@ func TestQueueLooksOnlySoFar(t *testing.T) {
 	}
 }
 
+// A second batch is begun only for a number of items that is worth it; nothing waits where nobody is at work.
+func TestQueueBeginsASecondBatchOnlyIfItIsWorthIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(100, 3, 100)
+		items := queued(of("a"), of("b"), of("c"), of("d"), of("e"), of("f"))
+		_ = q.put(items[:1])
+		first := q.take(10)
+		var second []*item
+		go func() { second = q.take(10) }()
+		_ = q.put(items[1:3])
+		if synctest.Wait(); second != nil {
+			t.Errorf("two were worth a second batch: %v", positions(items, second))
+		}
+		_ = q.put(items[3:4])
+		if synctest.Wait(); !slices.Equal(positions(items, second), []int{1, 2, 3}) {
+			t.Errorf("second %v", positions(items, second))
+		}
+		q.done(second)
+		_ = q.put(items[4:5])
+		go func() { second = q.take(10) }()
+		q.done(first)
+		if synctest.Wait(); !slices.Equal(positions(items, second), []int{4}) {
+			t.Errorf("with nobody at work: %v", positions(items, second))
+		}
+		begun := time.Now()
+		_ = q.put(items[5:])
+		if third := q.take(10); !slices.Equal(positions(items, third), []int{5}) || time.Since(begun) != maxGather {
+			t.Errorf("in the end: %v after %v", positions(items, third), time.Since(begun))
+		}
+	})
+}
+
 func TestQueueHasRoomForSoMany(t *testing.T) {
 	t.Parallel()
-	q := newQueue(3, 10)
+	q := newQueue(3, 1, 10)
 	items := queued(of("a"), of("a"), of("b"), of("c"), of("d"))
 	if err := q.put(items); ledger.CodeOf(err) != ledger.CodeOverloaded {
 		t.Errorf("put: %v", err)
@@ -94,7 +128,7 @@ func TestQueueHasRoomForSoMany(t *testing.T) {
 
 func TestQueueSkipsWhatWasWithdrawn(t *testing.T) {
 	t.Parallel()
-	q := newQueue(10, 10)
+	q := newQueue(10, 1, 10)
 	items := queued(of("a"), of("b"), of("a"))
 	_ = q.put(items)
 	items[0].stage.Store(stageWithdrawn)
@@ -105,7 +139,7 @@ func TestQueueSkipsWhatWasWithdrawn(t *testing.T) {
 
 func TestClosedQueueIsEmptiedFirst(t *testing.T) {
 	t.Parallel()
-	q := newQueue(10, 10)
+	q := newQueue(10, 1, 10)
 	items := queued(of("a"), of("a"))
 	_ = q.put(items)
 	first := q.take(1)
@@ -135,7 +169,7 @@ func TestQueueKeepsUsersApartAndInOrder(t *testing.T) {
 		user := rapid.Custom(func(t *rapid.T) ledger.UserID {
 			return ledger.UserID(fmt.Sprint("u", rapid.IntRange(0, 5).Draw(t, "user")))
 		})
-		q := newQueue(1000, rapid.IntRange(1, 20).Draw(t, "max passed"))
+		q := newQueue(1000, 1, rapid.IntRange(1, 20).Draw(t, "max passed"))
 		order := make(map[*item]int)
 		var under [][]*item
 		last, taken := make(map[ledger.UserID]int), 0
@@ -161,6 +195,7 @@ func TestQueueKeepsUsersApartAndInOrder(t *testing.T) {
 					last[key.User] = order[it]
 				}
 			}
+			q.under++
 			under, taken = append(under, batch), taken+len(batch)
 			return true
 		}
@@ -200,7 +235,7 @@ func TestQueueKeepsUsersApartAndInOrder(t *testing.T) {
 func TestQueueWakesWriters(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(1000, 8)
+		q := newQueue(1000, 5, 8)
 		var writers, callers sync.WaitGroup
 		for range 3 {
 			writers.Go(func() {

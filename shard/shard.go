@@ -22,6 +22,7 @@ type Config struct {
 
 	Writers      int           // of the lane, 1 to 4; default 2
 	MaxBatch     int           // operations in one transaction; default 512
+	WorthBatch   int           // operations that wait before a second writer begins a batch beside the first; default 32
 	QueueSize    int           // operations that wait for a writer; default 8192
 	RoundTrip    time.Duration // after which a server is taken for dead; default 5 s
 	Patience     time.Duration // to go on trying a batch that was never attempted to commit; default 1 s
@@ -33,6 +34,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.Name, "saldo")
 	setDefault(&c.Writers, 2)
 	setDefault(&c.MaxBatch, 512)
+	setDefault(&c.WorthBatch, 32)
 	setDefault(&c.QueueSize, 8192)
 	setDefault(&c.RoundTrip, 5*time.Second)
 	setDefault(&c.Patience, time.Second)
