@@ -42,8 +42,7 @@ type balanceAnswer struct {
 }
 
 const (
-	balanceReaders = 2 // queries in flight
-	maxBalances    = 1024
+	balanceReaders = 2  // queries in flight
 	worthBalances  = 32 // reads that wait before a second query is sent beside the first
 )
 
@@ -52,7 +51,11 @@ func newBalanceReader(s *Shard) *balanceReader {
 }
 
 func (r *balanceReader) start(ctx context.Context, running *sync.WaitGroup) {
-	for range balanceReaders {
+	readers := balanceReaders
+	if r.shard.config.BalanceBatch == 1 { // no coalescing: as many queries as there are connections
+		readers = r.shard.config.ReadConns
+	}
+	for range readers {
 		running.Go(func() { r.run(ctx) })
 	}
 }
@@ -115,11 +118,11 @@ func (r *balanceReader) take() []*balanceRead {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	reads := r.waiting
-	if len(reads) == 0 || r.under > 0 && !r.late && len(reads) < worthBalances {
+	if len(reads) == 0 || r.under > 0 && !r.late && len(reads) < min(worthBalances, r.shard.config.BalanceBatch) {
 		return nil
 	}
-	if len(reads) > maxBalances {
-		reads, r.waiting = reads[:maxBalances:maxBalances], reads[maxBalances:]
+	if limit := r.shard.config.BalanceBatch; len(reads) > limit {
+		reads, r.waiting = reads[:limit:limit], reads[limit:]
 		due(r.arrived)
 	} else {
 		r.waiting = nil

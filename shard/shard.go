@@ -28,6 +28,7 @@ type Config struct {
 	Patience     time.Duration // to go on trying a batch that was never attempted to commit; default 1 s
 	LastPatience time.Duration // to go on asking for an unknown outcome; default 5 s
 	ReadConns    int           // connections for reads; default 4
+	BalanceBatch int           // balances read by one query, at most; default 1024
 }
 
 func (c *Config) setDefaults() {
@@ -40,6 +41,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.Patience, time.Second)
 	setDefault(&c.LastPatience, 5*time.Second)
 	setDefault(&c.ReadConns, 4)
+	setDefault(&c.BalanceBatch, 1024)
 }
 
 func setDefault[T comparable](value *T, fallback T) {

@@ -46,6 +46,7 @@ type Postgres struct {
 	MaxBatch     int    `name:"lane-batch" env:"SALDO_LANE_BATCH" default:"512" help:"Operations in one transaction, at most."`
 	QueueSize    int    `name:"lane-queue" env:"SALDO_LANE_QUEUE" default:"8192" help:"Operations that wait for one shard. Beyond, requests are answered 503."`
 	ReadConns    int    `name:"read-connections" env:"SALDO_READ_CONNECTIONS" default:"4" help:"Connections that read from one shard."`
+	BalanceBatch int    `name:"balance-batch" env:"SALDO_BALANCE_BATCH" default:"1024" help:"Balances that one query reads, at most. 1: each by a query of its own, to see what that costs."`
 }
 
 // Validate is called by the flag parser.
@@ -59,6 +60,8 @@ func (p *Postgres) Validate() error {
 		return fmt.Errorf("--lane-queue is %d, not 1 or more", p.QueueSize)
 	case p.ReadConns < 1:
 		return fmt.Errorf("--read-connections is %d, not 1 or more", p.ReadConns)
+	case p.BalanceBatch < 1:
+		return fmt.Errorf("--balance-batch is %d, not 1 or more", p.BalanceBatch)
 	}
 	return nil
 }
@@ -75,7 +78,7 @@ func (p *Postgres) Passwords() (Passwords, error) {
 func (p *Postgres) shardConfig(uid string, s cluster.Shard, password, process string) shard.Config {
 	return shard.Config{
 		Cluster: uid, ID: s.ID, DSN: s.DSN, Password: password, Name: "saldo " + process,
-		Writers: p.Writers, MaxBatch: p.MaxBatch, QueueSize: p.QueueSize, ReadConns: p.ReadConns,
+		Writers: p.Writers, MaxBatch: p.MaxBatch, QueueSize: p.QueueSize, ReadConns: p.ReadConns, BalanceBatch: p.BalanceBatch,
 	}
 }
 

@@ -29,7 +29,7 @@ var migrated = pgtest.Template("migrated", func(dsn string) error {
 	return err
 })
 
-var postgres = Postgres{Writers: 1, MaxBatch: 512, QueueSize: 8192, ReadConns: 2}
+var postgres = Postgres{Writers: 1, MaxBatch: 512, QueueSize: 8192, ReadConns: 2, BalanceBatch: 1024}
 
 // world is a cluster's etcd, under a prefix of the test's own.
 type world struct {
