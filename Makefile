@@ -72,7 +72,7 @@ bench: ## measure Saldo against what else there is, and write docs/PERFORMANCE.m
 bench.quick: ## measure what Saldo must reach, a line of JSON each (3 minutes; ARGS='--only hot')
 	@$(GO) build -o bin/ ./cmd/... && $(POSTGRES) && bin/saldo bench compare --quick $(ARGS)
 
-bench.growth: ## measure how cost grows with shards, accounts and history, into docs/bench and docs/PERFORMANCE.md (root, 15 minutes; ARGS='--shards=')
+bench.growth: ## measure how cost grows, and write its tables and plots (15 minutes, as root; ARGS='--shards=')
 	@$(GO) build -o bin/ ./cmd/... && $(POSTGRES) && bin/saldo bench growth --out docs/bench/growth.json $(ARGS) && bin/saldo bench report
 
 bench.allocs: ## check that no benchmark allocates grossly more than docs/bench/allocs.txt says

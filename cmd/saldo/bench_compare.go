@@ -67,13 +67,11 @@ func (c *benchCompareCommand) Run(ctx context.Context, to streams) error {
 	}
 	run, runErr := suite.Run(ctx, options)
 	progress.clear()
+	if c.Out != "" && run != nil {
+		err = cmp.Or(err, writeRun(c.Out, run))
+	}
 	if err := cmp.Or(runErr, err); err != nil {
 		return err
-	}
-	if c.Out != "" {
-		if err := writeRun(c.Out, run); err != nil {
-			return err
-		}
 	}
 	if c.Check && missed > 0 {
 		fmt.Fprintf(to.err, "%d of %d rows are not met\n", missed, len(run.Rows))

@@ -26,11 +26,11 @@ type benchGrowthCommand struct {
 	HistoryAccounts int     `name:"history-accounts" default:"100000" help:"That the entries are spread over." group:"How cost grows with accounts and history:"`
 	Callers         int     `name:"callers" default:"256" help:"On the one shard." group:"How cost grows with accounts and history:"`
 
-	Duration time.Duration     `name:"duration" short:"d" default:"15s" help:"Of a measurement."`
-	Warmup   time.Duration     `name:"warmup" default:"5s" help:"Before it, with the same load."`
+	Duration time.Duration     `name:"duration" short:"d" default:"12s" help:"Of a measurement."`
+	Warmup   time.Duration     `name:"warmup" default:"4s" help:"Before it, with the same load."`
 	Seed     uint64            `name:"seed" help:"Of who pays whom. Default: a random one."`
 	Audited  int64             `name:"audited" default:"200000" help:"The most entries of books that are audited after their measurement: an audit reads all of them."`
-	Postgres map[string]string `name:"postgres" placeholder:"NAME=VALUE" default:"shared_buffers=4GB;max_wal_size=64GB;checkpoint_timeout=1h" help:"Settings of Postgres beyond those of saldo dev."`
+	Postgres map[string]string `name:"postgres" placeholder:"NAME=VALUE" default:"shared_buffers=4GB;max_wal_size=64GB;checkpoint_timeout=1h" help:"Settings of Postgres beyond those of saldo dev. Default, so that the books fit and no checkpoint is due: ${default}"`
 	Out      string            `name:"out" short:"o" placeholder:"FILE" help:"Write the raw results there too, as JSON."`
 	Quiet    bool              `name:"quiet" short:"q" help:"Show no progress, on a terminal either."`
 }
@@ -44,7 +44,7 @@ While shards grow, each Postgres is held to a slice of a core by a cgroup, so th
 needs root, and cgroup v1 with the cpu controller or v2. The groups are removed afterwards. Choose the slice so that all shards,
 and this process beside them, fit into the cores. Latencies of held servers tell mostly how they were held.
 
-Ten million accounts or fifty million entries need about 20 GB each on the disk of TMPDIR (default /var/tmp), one after the other.
+Ten million accounts or fifty million entries need 20 to 40 GB on the disk of TMPDIR (default /var/tmp), one after the other.
 
 Exits with 0 if what was audited is clean, 1 on any violation, 2 if something could not be done.`
 }

@@ -87,6 +87,9 @@ begin
     from operations o where o.slot = p_slot and o.tx_id = p_tx_id and o.initiator = p_payer and o.step = 1;
 end $$;
 
+-- The coordinators' decisions, in the payer's database: a transfer between two databases is to be committed.
+create table saldo.decisions (id text primary key);
+
 -- The two sides of a transfer between two databases. What must not be raises an error, which is a vote against it: a repeat
 -- the operations' unique key, anything else SB001 with the reason as its message.
 create function saldo.debit(p_slot smallint, p_payer text, p_tx_id text, p_payee text, p_amount bigint, p_currency text,

@@ -77,11 +77,15 @@ func TestTwoPhase(t *testing.T) {
 
 	t.Run("by many clients at once, twins among them", func(t *testing.T) {
 		fresh(t)
-		p := open(t, 4)
+		p, unlogged := open(t, 4), open(t, 4).Unlogged()
 		together(4, func(caller int) {
 			for n := range 5 {
 				id := ledger.TxID(fmt.Sprintf("twin-%d", n))
 				for _, transfer := range []ledger.Transfer{pay("a1", id, "b1", 6), pay("b2", id, "a2", 3)} {
+					p := p
+					if caller%2 == 1 {
+						p = unlogged
+					}
 					outcome, err := p.Transfer(t.Context(), caller, transfer)
 					for err != nil && strings.Contains(err.Error(), "55P03") { // see the type's comment
 						time.Sleep(time.Duration(caller) * 20 * time.Millisecond)
@@ -159,5 +163,26 @@ func TestTwoPhase(t *testing.T) {
 		if outcome, err := open(t, 1).Transfer(t.Context(), 0, pay("a1", "1", "b1", 30)); err != nil || outcome.Balance != 70 {
 			t.Errorf("again: %+v, %v", outcome, err)
 		}
+	})
+
+	t.Run("a client that is cut off after the decision leaves what is completed", func(t *testing.T) {
+		fresh(t)
+		p := open(t, 1)
+		if _, err := p.Transfer(t.Context(), 0, pay("a1", "0", "b1", 1)); err != nil {
+			t.Fatal(err)
+		}
+		if got := sql(t, world[0], `select string_agg(id, ' ') from saldo.decisions`); got != "a1/0" {
+			t.Errorf("decided: %q", got)
+		}
+		sql(t, world[0], `begin; select from saldo.debit(`+slot("a1")+`, 'a1', '1', 'b1', 30, 'USD', '');
+		                  prepare transaction 'debit:a1/1'`)
+		sql(t, world[1], `begin; select from saldo.credit(`+slot("b1")+`, 'b1', '1', 'a1', 30, 'USD', '');
+		                  prepare transaction 'credit:a1/1'`)
+		sql(t, world[0], `insert into saldo.decisions values ('a1/1')`)
+		if n, err := baseline.Clean(t.Context(), world...); n != 2 || err != nil {
+			t.Errorf("cleaned %d, %v", n, err)
+		}
+		mustBe(t, "0", map[ledger.UserID]string{"a1": "69", "b1": "131"})
+		mustBeSound(t, world...)
 	})
 }

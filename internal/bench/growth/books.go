@@ -40,7 +40,8 @@ func choose(s *stand.Stand, accounts int) ([]members, error) {
 	}
 	for n := uint32(0); full < len(s.Shards); n++ {
 		if n == mostUsers {
-			return nil, fmt.Errorf("%d accounts on each of %d shards are too many: at most %d users have names", accounts, len(s.Shards), mostUsers)
+			return nil, fmt.Errorf("%d accounts on each of %d shards are too many: at most %d users have names",
+				accounts, len(s.Shards), mostUsers)
 		}
 		slot := placement.SlotOf(userID(n))
 		i := index[s.Map().Owner(slot).Shard]

@@ -150,8 +150,11 @@ func TestTransfersAreBetweenTwoAndNew(t *testing.T) {
 	for caller := range 40 {
 		for n := range int64(40) {
 			tr := name(caller, n)
-			if _, err := ledger.ParseTxID(string(tr.TxID)); err != nil || ids[tr.TxID] || tr.Initiator == tr.Payee || tr.Currency != stand.Currency {
-				t.Fatalf("%+v: %v", tr, err)
+			if _, err := ledger.ParseTxID(string(tr.TxID)); err != nil || ids[tr.TxID] {
+				t.Fatalf("%q is not a new id: %v", tr.TxID, err)
+			}
+			if tr.Initiator == tr.Payee || tr.Currency != stand.Currency {
+				t.Fatalf("%+v", tr)
 			}
 			ids[tr.TxID], met[tr.Initiator], met[tr.Payee] = true, true, true
 		}

@@ -21,8 +21,8 @@ type hierarchy struct {
 	v2   bool
 }
 
-const needed = "to hold a Postgres to a slice of a core, the bench must run as root on Linux, where the cgroup cpu controller " +
-	"(v1 or v2) is mounted and may be written to; with --shards= it leaves that part out"
+const needed = "to hold a Postgres to a slice of a core, the bench must run as root on Linux, where the cgroup cpu " +
+	"controller (v1 or v2) is mounted and may be written to; with --shards= it leaves that part out"
 
 // findHierarchy finds it under proc, which is /proc.
 func findHierarchy(proc string) (hierarchy, error) {
@@ -100,12 +100,25 @@ func limits(v2 bool, cores float64) [][2]string {
 
 const groupName = "saldo-bench-"
 
+// try makes a slice of so many cores, without anybody in it, and removes it.
+func (h hierarchy) try(cores float64) error {
+	s := h.slice("trial")
+	if err := s.make(cores); err != nil {
+		return err
+	}
+	return s.release()
+}
+
+func (h hierarchy) slice(name string) *slice {
+	return &slice{hierarchy: h, dir: filepath.Join(h.root, fmt.Sprintf("%s%d-%s", groupName, os.Getpid(), name))}
+}
+
 // hold makes a slice of so many cores and puts a process and its children into it, and thereby all that they will start.
 // Release it.
 func (h hierarchy) hold(name string, pid int, cores float64) (*slice, error) {
-	s := &slice{hierarchy: h, dir: filepath.Join(h.root, fmt.Sprintf("%s%d-%s", groupName, os.Getpid(), name))}
+	s := h.slice(name)
 	if err := s.make(cores); err != nil {
-		return nil, fmt.Errorf("%s: %w", needed, err)
+		return nil, err
 	}
 	if err := moveTree(pid, s.dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("hold process %d to a slice of a core: %w", pid, err), s.release())
@@ -113,7 +126,12 @@ func (h hierarchy) hold(name string, pid int, cores float64) (*slice, error) {
 	return s, nil
 }
 
-func (s *slice) make(cores float64) error {
+func (s *slice) make(cores float64) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", needed, err)
+		}
+	}()
 	s.hierarchy.sweep()
 	if s.hierarchy.v2 {
 		// It is in most roots; where it is not, this says why.

@@ -97,12 +97,8 @@ func mayHold(t *testing.T) hierarchy {
 	if err != nil {
 		t.Skip(err)
 	}
-	trial := filepath.Join(h.root, "saldo-trial")
-	if err := os.Mkdir(trial, 0o755); err != nil && !os.IsExist(err) {
+	if err := h.try(0.1); err != nil {
 		t.Skip(err)
-	}
-	if err := syscall.Rmdir(trial); err != nil {
-		t.Fatal(err)
 	}
 	return h
 }
@@ -183,7 +179,8 @@ func TestSweep(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := hierarchy{root: t.TempDir()}
-	ours, left := filepath.Join(h.root, groupName+strconv.Itoa(os.Getpid())+"-s1"), filepath.Join(h.root, groupName+strconv.Itoa(dead.Process.Pid)+"-s1")
+	of := func(pid int) string { return filepath.Join(h.root, groupName+strconv.Itoa(pid)+"-s1") }
+	ours, left := of(os.Getpid()), of(dead.Process.Pid)
 	for _, dir := range []string{ours, left, filepath.Join(h.root, groupName+"x")} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)

@@ -22,7 +22,8 @@ func enoughDisk(dir string, b books) error {
 	accounts := int64(b.shards) * int64(b.accounts)
 	need := accounts*bytesOfAccount + (int64(b.shards)*b.entries()-accounts)*bytesOfEntry
 	if room := int64(stat.Bavail) * int64(stat.Bsize); need > room {
-		return fmt.Errorf("%v need about %d GB, and %s has %d GB: choose fewer, or another disk with TMPDIR", b, need>>30, dir, room>>30)
+		return fmt.Errorf("%v need about %d GB, and %s has %d GB: choose fewer, or another disk with TMPDIR",
+			b, need>>30, dir, room>>30)
 	}
 	return nil
 }

@@ -20,7 +20,8 @@
 // lived to have them would have been.
 //
 // Every page of a table or an index that is written for the first time after a checkpoint goes whole into the WAL, and on
-// many accounts hardly any is written twice for a while. So each size is measured twice: on a server that has not made a
-// checkpoint since the books were put in, which is as it is long after one, and right after a checkpoint, which is the worst
-// that there is. What a server does on average lies between, the nearer to the former the farther apart its checkpoints are.
+// many accounts hardly any is written twice for a while. So each number of them is measured twice: on a server that has not
+// made a checkpoint since the books were put in, which is as it is long after one, and right after a checkpoint, which is
+// the worst that there is. What a server does on average lies between, the nearer to the former the farther apart its
+// checkpoints are.
 package growth

@@ -64,8 +64,8 @@ func (o *Options) validate() error {
 			return fmt.Errorf("a slice of %g of a core is not one of 0.01 to 1", o.Slice)
 		}
 		if most := slices.Max(o.Shards); float64(most)*o.Slice >= float64(runtime.NumCPU()) {
-			return fmt.Errorf("%d shards with %g of a core each leave nothing of %d cores to the load: choose a smaller slice, or fewer shards",
-				most, o.Slice, runtime.NumCPU())
+			return fmt.Errorf("%d shards with %g of a core each leave nothing of %d cores to the load: "+
+				"choose a smaller slice, or fewer shards", most, o.Slice, runtime.NumCPU())
 		}
 		if slices.Min(o.Shards) < 1 || o.ShardAccounts < 2 || o.ShardCallers < 1 {
 			return errors.New("there must be at least one shard, with two accounts and one caller")
@@ -96,7 +96,18 @@ func Run(ctx context.Context, options Options) (*bench.Run, error) {
 		slices.Sort(sizes)
 	}
 	slices.Sort(options.Entries)
-	g := &growth{Options: options, run: &bench.Run{Suite: "growth", At: time.Now().UTC().Truncate(time.Second), Seed: options.Seed}}
+	var h hierarchy
+	if len(options.Shards) > 0 {
+		var err error
+		if h, err = findHierarchy("/proc"); err != nil {
+			return nil, err
+		}
+		if err := h.try(options.Slice); err != nil { // now, not when all is ready
+			return nil, err
+		}
+	}
+	run := &bench.Run{Suite: "growth", At: time.Now().UTC().Truncate(time.Second), Seed: options.Seed}
+	g := &growth{Options: options, hierarchy: h, run: run}
 	for _, n := range options.Shards {
 		if err := g.one(ctx, books{workShards, n, options.ShardAccounts, 1}); err != nil {
 			return nil, err
@@ -119,7 +130,8 @@ func Run(ctx context.Context, options Options) (*bench.Run, error) {
 // growth is one run.
 type growth struct {
 	Options
-	run *bench.Run
+	hierarchy hierarchy // where Shards are held
+	run       *bench.Run
 }
 
 // books are what one measurement finds.
@@ -134,14 +146,15 @@ func (b books) entries() int64 { return int64(b.accounts) * b.entriesEach } // o
 
 // checkpointed is whether there is to be a checkpoint right before a measurement, for each of them.
 func (b books) checkpointed() []bool {
-	if b.work == workShards {
-		return []bool{false}
+	if b.work == workAccounts {
+		return []bool{false, true}
 	}
-	return []bool{false, true}
+	return []bool{false}
 }
 
 func (b books) String() string {
-	return fmt.Sprintf("%s with %s and %s each", count(float64(b.shards), "shard"), count(float64(b.accounts), "account"), count(float64(b.entries()), "entry"))
+	return fmt.Sprintf("%s with %s and %s each", count(float64(b.shards), "shard"), count(float64(b.accounts), "account"),
+		count(float64(b.entries()), "entry"))
 }
 
 // one measures on a stand of its own.
@@ -199,7 +212,9 @@ func (g *growth) one(ctx context.Context, b books) (err error) {
 }
 
 // measure does the transfers. Each shard has callers of its own, so that none waits for another.
-func (g *growth) measure(ctx context.Context, s *stand.Stand, b books, users []members, checkpointed bool) (result bench.Result, err error) {
+func (g *growth) measure(
+	ctx context.Context, s *stand.Stand, b books, users []members, checkpointed bool,
+) (result bench.Result, err error) {
 	params := map[string]float64{"accounts": float64(b.accounts), "entries": float64(b.entries())}
 	name := "growth"
 	if checkpointed {
@@ -223,7 +238,7 @@ func (g *growth) measure(ctx context.Context, s *stand.Stand, b books, users []m
 	var slices []*slice
 	if b.work == workShards {
 		callers = g.ShardCallers * len(s.Shards)
-		if slices, err = hold(s, g.Slice); err != nil {
+		if slices, err = g.hold(s); err != nil {
 			return result, err
 		}
 		defer func() {
@@ -265,13 +280,9 @@ func (g *growth) measure(ctx context.Context, s *stand.Stand, b books, users []m
 }
 
 // hold holds each shard's Postgres to a slice of a core.
-func hold(s *stand.Stand, cores float64) (held []*slice, err error) {
-	h, err := findHierarchy("/proc")
-	if err != nil {
-		return nil, err
-	}
+func (g *growth) hold(s *stand.Stand) (held []*slice, err error) {
 	for _, shard := range s.Shards {
-		one, err := h.hold(string(shard.ID), shard.PID, cores)
+		one, err := g.hierarchy.hold(string(shard.ID), shard.PID, g.Slice)
 		if err != nil {
 			for _, slice := range held {
 				err = errors.Join(err, slice.release())

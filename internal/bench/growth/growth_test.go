@@ -45,8 +45,9 @@ func TestJudge(t *testing.T) {
 	t.Parallel()
 	result := func(work string, shards int, size, rate, usedUp, postgres, load float64) bench.Result {
 		return bench.Result{
-			Work: work, Shards: shards, Params: map[string]float64{"accounts": size, "entries": size, "slice_used_up": usedUp}, PerSecond: rate,
-			Cost: bench.Cost{CPU: map[string]float64{"postgres": postgres, "load": load}},
+			Work: work, Shards: shards, PerSecond: rate,
+			Params: map[string]float64{"accounts": size, "entries": size, "slice_used_up": usedUp},
+			Cost:   bench.Cost{CPU: map[string]float64{"postgres": postgres, "load": load}},
 		}
 	}
 	again := result(workAccounts, 1, 100000, 1000, 0, 1, 1)
@@ -115,7 +116,8 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := run.Results[0]
-	if r.Work != workShards || r.Shards != 2 || r.Callers != 8 || r.Params["accounts"] != 20 || r.Params["entries"] != 20 || r.Params["cpu_slice"] != 0.2 {
+	p := r.Params
+	if r.Work != workShards || r.Shards != 2 || r.Callers != 8 || p["accounts"] != 20 || p["entries"] != 20 || p["cpu_slice"] != 0.2 {
 		t.Errorf("what was measured: %+v", r)
 	}
 	if r.Units == 0 || len(r.Errors) > 0 || r.Conserved == nil || !*r.Conserved {
@@ -137,7 +139,8 @@ func TestDisk(t *testing.T) {
 	if err := enoughDisk(t.TempDir(), books{workHistory, 1, 10, 10}); err != nil {
 		t.Error(err)
 	}
-	if err := enoughDisk(t.TempDir(), books{workHistory, 1, 10, 1 << 40}); err == nil || !strings.Contains(err.Error(), "choose fewer") {
+	err := enoughDisk(t.TempDir(), books{workHistory, 1, 10, 1 << 40})
+	if err == nil || !strings.Contains(err.Error(), "choose fewer") {
 		t.Error(err)
 	}
 }

@@ -49,8 +49,9 @@ type Coded interface {
 // the context's, or says what is wrong with the plan.
 func Run(ctx context.Context, plan Plan, call Call) (bench.Result, error) {
 	if plan.Callers < 1 || plan.Duration <= 0 || plan.Warmup < 0 || plan.Rate < 0 {
-		return bench.Result{}, fmt.Errorf("a load of %d callers at rate %g for %v after %v: callers and duration must be positive, "+
-			"rate and warm-up not negative", plan.Callers, plan.Rate, plan.Duration, plan.Warmup)
+		return bench.Result{}, fmt.Errorf(
+			"a load of %d callers at rate %g for %v after %v: callers and duration must be positive, rate and warm-up not negative",
+			plan.Callers, plan.Rate, plan.Duration, plan.Warmup)
 	}
 	r := &run{plan: plan, call: call, start: time.Now()}
 	r.begin.Store(math.MaxInt64)

@@ -68,8 +68,8 @@ func growthShards(r *report, run *bench.Run) (string, error) {
 	if len(found) == 0 {
 		return "Not in this run.\n", nil
 	}
-	t := newTable(0, "shards", "of a core for each", "callers", "transfers/s", "of linear", "p50 ms", "p99 ms", "CPU µs of Postgres",
-		"CPU µs of the lanes and the load", "transfers in a commit", "periods with no slice left", "cores busy")
+	t := newTable(0, "shards", "of a core for each", "callers", "transfers/s", "of linear", "p50 ms", "p99 ms",
+		"CPU µs of Postgres", "CPU µs of the lanes and the load", "transfers in a commit", "periods with no slice left", "cores busy")
 	for _, s := range found {
 		t.row(number(s.size), measured(s.Params["cpu_slice"]), calling(s.Result), "**"+number(s.PerSecond)+"**",
 			number(s.PerSecond/linear(found, s.size)), number(s.Latency.P50), number(s.Latency.P99),
@@ -88,14 +88,14 @@ func growthBooks(_ *report, run *bench.Run) (string, error) {
 	t := newTable(0, "accounts", "entries", "callers", "checkpoint", "transfers/s", "p50 ms", "p99 ms", "CPU µs of Postgres",
 		"CPU µs of the lanes and the load", "transfers in a commit", "WAL bytes of a transfer")
 	for _, s := range slices.Concat(
-		steps(run, growAccounts, false), steps(run, growAccounts, true), steps(run, growHistory, false), steps(run, growHistory, true),
+		steps(run, growAccounts, false), steps(run, growAccounts, true), steps(run, growHistory, false),
 	) {
 		checkpoint := "long ago"
 		if afterCheckpoint(s.Result) {
 			checkpoint = "right before"
 		}
-		t.row(number(s.Params["accounts"]), number(s.Params["entries"]), calling(s.Result), checkpoint, "**"+number(s.PerSecond)+"**",
-			number(s.Latency.P50), number(s.Latency.P99), number(s.postgres()), number(s.client()), measured(s.Cost.BatchSize),
+		t.row(number(s.Params["accounts"]), number(s.Params["entries"]), calling(s.Result), checkpoint,
+			"**"+number(s.PerSecond)+"**", number(s.Latency.P50), number(s.Latency.P99), number(s.postgres()), number(s.client()), measured(s.Cost.BatchSize),
 			measured(s.Cost.WALBytes))
 	}
 	return t.String() + "\n" + books(run), nil

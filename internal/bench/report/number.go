@@ -35,10 +35,10 @@ func measured(x float64) string {
 func short(x float64) string {
 	switch {
 	case x >= 1e6:
-		return fmt.Sprintf("%g M", x/1e6)
+		return fmt.Sprintf("%.4g M", x/1e6)
 	case x >= 1e4:
-		return fmt.Sprintf("%g k", x/1e3)
+		return fmt.Sprintf("%.4g k", x/1e3)
 	default:
-		return humanize.Commaf(x)
+		return humanize.Commaf(math.Round(1000*x) / 1000)
 	}
 }

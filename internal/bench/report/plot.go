@@ -231,7 +231,9 @@ func cpuPlot(run *bench.Run) ([]byte, error) {
 		named  = make(map[string]bool)
 		most   float64
 	)
-	for _, panel := range []struct{ work, x string }{{growShards, "shards"}, {growAccounts, "accounts"}, {growHistory, "entries of history"}} {
+	for _, panel := range []struct{ work, x string }{
+		{growShards, "shards"}, {growAccounts, "accounts"}, {growHistory, "entries of history"},
+	} {
 		p := newPlot("", panel.x, "")
 		var sizes []float64
 		for _, curve := range []struct {

@@ -65,6 +65,22 @@ func TestReport(t *testing.T) {
 	}
 }
 
+func TestThePageIsWhatTheRawResultsSay(t *testing.T) {
+	t.Parallel()
+	docs := filepath.Join("..", "..", "..", "docs")
+	bench := filepath.Join(docs, "bench")
+	files, err := Make(Paths{
+		Results: filepath.Join(bench, "results.json"), Growth: filepath.Join(bench, "growth.json"), Plots: bench,
+		Page: filepath.Join(docs, "PERFORMANCE.md"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stale, err := Stale(files); err != nil || len(stale) > 0 {
+		t.Errorf("not what the raw results say: %v, %v: run `saldo bench report`", stale, err)
+	}
+}
+
 func TestWriteThenStale(t *testing.T) {
 	t.Parallel()
 	paths := copied(t, content(t, "testdata", "page.md"))
@@ -171,7 +187,7 @@ func TestNumbers(t *testing.T) {
 			t.Errorf("%g is shown as %s, not %s", x, got, want)
 		}
 	}
-	for x, want := range map[float64]string{0: "0", 0.1: "0.1", 5: "5", 2500: "2,500", 10_000: "10 k", 12_500: "12.5 k", 50e6: "50 M"} {
+	for x, want := range map[float64]string{0: "0", 0.30000000000000004: "0.3", 5: "5", 2500: "2,500", 10_000: "10 k", 12_500: "12.5 k", 50e6: "50 M"} {
 		if got := short(x); got != want {
 			t.Errorf("on an axis %g is shown as %s, not %s", x, got, want)
 		}

@@ -110,7 +110,9 @@ func logarithmic(axis *plot.Axis) {
 }
 
 // lines draws points with a line through them.
-func lines(points plotter.XYs, of color.Color, shape draw.GlyphDrawer, dashes ...vg.Length) (*plotter.Line, *plotter.Scatter, error) {
+func lines(
+	points plotter.XYs, of color.Color, shape draw.GlyphDrawer, dashes ...vg.Length,
+) (*plotter.Line, *plotter.Scatter, error) {
 	line, dots, err := plotter.NewLinePoints(points)
 	if err != nil {
 		return nil, nil, err

@@ -27,7 +27,8 @@ var suiteBlocks = map[string]block{
 func machine(_ *report, run *bench.Run) (string, error) {
 	m := run.Machine
 	t := newTable(2, "", "")
-	t.row("measured", fmt.Sprintf("%s, commit %s, seed %d", run.At.UTC().Format(time.DateTime+" UTC"), cmp.Or(run.Commit, "unknown"), run.Seed))
+	t.row("measured", fmt.Sprintf("%s, commit %s, seed %d",
+		run.At.UTC().Format(time.DateTime+" UTC"), cmp.Or(run.Commit, "unknown"), run.Seed))
 	t.row("machine", fmt.Sprintf("%d × %s, %s GB of memory; a flush takes %s ms; load average before the run %s",
 		m.CPUs, cmp.Or(m.CPU, "an unnamed core"), number(m.MemoryGB), number(m.FlushMS), number(m.LoadAvg)))
 	software := []string{m.System, m.Kernel, m.Go, "Postgres " + m.Postgres}
@@ -79,7 +80,8 @@ func measurements(_ *report, run *bench.Run) (string, error) {
 	t := newTable(2, "work", "on", "callers", "per second", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "not done")
 	for _, m := range merge(run.Results) {
 		l := m.Latency
-		t.row(work(m), m.Target, calling(m), "**"+number(m.PerSecond)+"**", number(l.P50), number(l.P99), number(l.P999), number(l.Max), failures(m))
+		t.row(work(m), m.Target, calling(m), "**"+number(m.PerSecond)+"**",
+			number(l.P50), number(l.P99), number(l.P999), number(l.Max), failures(m))
 	}
 	return t.String() + "\n" + books(run), nil
 }
@@ -175,7 +177,8 @@ func cost(_ *report, run *bench.Run) (string, error) {
 		for _, kind := range processes {
 			cells = append(cells, measured(c.CPU[kind]))
 		}
-		cells = append(cells, measured(sum(c.CPU)), measured(c.Commits), measured(c.BatchSize), measured(c.WALBytes), measured(c.TableBytes))
+		cells = append(cells, measured(sum(c.CPU)), measured(c.Commits), measured(c.BatchSize),
+			measured(c.WALBytes), measured(c.TableBytes))
 		for _, kind := range resident {
 			cells = append(cells, measured(c.RSSBytes[kind]/(1<<20)))
 		}

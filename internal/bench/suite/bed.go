@@ -112,14 +112,16 @@ func (b *bed) prepare(ctx context.Context, groups []group) (err error) {
 		}
 	}
 	if uses(groups, "insert") {
-		b.rows, err = baseline.Create(ctx, b.stand.Shards[0].DSN, "baseline_insert")
+		if b.rows, err = baseline.Create(ctx, b.stand.Shards[0].DSN, "baseline_insert"); err != nil {
+			return err
+		}
 	}
-	return err
+	return b.checkpoint(ctx)
 }
 
 func (s side) deep() bool { return strings.HasPrefix(s.work, "history") }
 
-// checkpoint lets every server write one, so that none is due soon.
+// checkpoint lets every server write one, so that the next is not due soon.
 func (b *bed) checkpoint(ctx context.Context) error {
 	for _, s := range b.stand.Shards {
 		conn, err := pgx.Connect(ctx, s.DSN)
@@ -133,6 +135,9 @@ func (b *bed) checkpoint(ctx context.Context) error {
 	}
 	return nil
 }
+
+// errWrong is wrapped by the error that says what is wrong with the books.
+var errWrong = errors.New("the books are wrong")
 
 // check says of each result whether the books that it wrote to are right. It is an error if they are not.
 func (b *bed) check(ctx context.Context, results []bench.Result) error {
@@ -151,15 +156,16 @@ func (b *bed) check(ctx context.Context, results []bench.Result) error {
 		if left > 0 {
 			b.Log(fmt.Sprintf("%d prepared transactions were left, and ended", left))
 		}
-		if wrong = baseline.Check(ctx, b.books...); wrong != nil {
+		if err := baseline.Check(ctx, b.books...); err != nil {
 			theirs = false
+			wrong = fmt.Errorf("%w: %w", errWrong, err)
 		}
 	}
 	for i := range results {
 		switch results[i].Target {
 		case "http", "lanes":
 			results[i].Conserved = &ours
-		case "function", "2pc":
+		case "function", "2pc", "2pc-unlogged":
 			results[i].Conserved = &theirs
 		}
 	}
@@ -168,7 +174,7 @@ func (b *bed) check(ctx context.Context, results []bench.Result) error {
 		if err := report.WriteTable(&text); err != nil {
 			return err
 		}
-		wrong = errors.Join(wrong, fmt.Errorf("the audit found the books wrong:\n%s", &text))
+		wrong = errors.Join(wrong, fmt.Errorf("%w:\n%s", errWrong, &text))
 	}
 	return wrong
 }

@@ -82,7 +82,7 @@ func (b *bed) inProcess(ctx context.Context, s side, plan load.Plan) (bench.Resu
 	result.Work, result.Target, result.Shards = s.work, s.target, 1
 	result.Params = map[string]float64{"users": float64(b.pace.users)}
 	switch s.target {
-	case "2pc", "read":
+	case "2pc", "2pc-unlogged", "read":
 		result.Shards = len(b.stand.Shards)
 		result.Params["users"] *= float64(result.Shards)
 	case "insert":
@@ -120,6 +120,12 @@ func (b *bed) open(ctx context.Context, s side) (load.Call, []string, error) {
 			return nil, nil, err
 		}
 		return p.Call(transfers), b.books, nil
+	case "2pc-unlogged":
+		p, err := b.openTwoPhase(ctx, s.callers)
+		if err != nil {
+			return nil, nil, err
+		}
+		return p.Unlogged().Call(transfers), b.books, nil
 	case "insert":
 		i, err := b.openInsert(ctx)
 		if err != nil {

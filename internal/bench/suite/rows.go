@@ -4,7 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/saldo-ledger/saldo/internal/bench"
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -91,7 +92,7 @@ func table(p pace) []group {
 		same, http, crossing = "lanes, same shard, ", "HTTP single transfers, ", "cross-shard transfers completed, 256 connections"
 		bestFunction         = "function, best of its client counts"
 	)
-	depth := strconv.FormatInt(p.depth, 10)
+	depth := humanize.Comma(p.depth)
 	groups := []group{
 		{name: "an idle lane", rows: []row{
 			{work: "one idle lane: latency of a single transfer, ms", against: "function, 1 client",
@@ -120,7 +121,10 @@ func table(p pace) []group {
 			{work: crossing, against: "2pc, best of its client counts", ours: cross, theirs: twoPhase, figure: perSecond, floor: 4},
 			{work: crossing, against: "same shard over HTTP, 256 connections",
 				ours: cross, theirs: http256, figure: perSecond, floor: 0.4, goal: 0.5},
-		}, also: []side{{target: "http", work: "cross", callers: 64}, {target: "http", work: "cross", callers: 1024}}},
+		}, also: []side{
+			{target: "http", work: "cross", callers: 64}, {target: "http", work: "cross", callers: 1024},
+			{target: "2pc-unlogged", work: "cross", callers: 64},
+		}},
 		{name: "reads", rows: []row{
 			{work: "HTTP balance reads, 256 connections", against: "one query for each read",
 				ours: balance, theirs: read, figure: perSecond, floor: 2},

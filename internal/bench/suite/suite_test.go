@@ -3,6 +3,7 @@ package suite
 import (
 	"context"
 	"errors"
+	"flag"
 	"log"
 	"os"
 	"os/exec"
@@ -13,15 +14,22 @@ import (
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/bench"
+	"github.com/saldo-ledger/saldo/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(withPrograms(m)) }
+func TestMain(m *testing.M) { pgtest.Main(programs{m}) }
 
-// withPrograms builds the services, which the cluster to measure on runs.
-func withPrograms(m *testing.M) int {
+// programs builds the services, which the cluster to measure on runs.
+type programs struct{ *testing.M }
+
+func (p programs) Run() int {
+	if flag.Parse(); testing.Short() {
+		return p.M.Run()
+	}
 	dir, err := os.MkdirTemp("", "saldo-suite-test-*")
 	if err != nil {
-		log.Fatal(err)
+		log.Print(err)
+		return 1
 	}
 	defer os.RemoveAll(dir)
 	build := exec.Command("go", "build", "-o", dir, "../../../cmd/router", "../../../cmd/coordinator")
@@ -30,7 +38,7 @@ func withPrograms(m *testing.M) int {
 		return 1
 	}
 	os.Setenv("SALDO_BIN_DIR", dir)
-	return m.Run()
+	return p.M.Run()
 }
 
 func results(perSecond ...float64) (rounds []bench.Result) {
@@ -172,13 +180,13 @@ func TestSidesAreMeasuredInTurns(t *testing.T) {
 func TestABaselineHasAsManyCallersAsAreBestForIt(t *testing.T) {
 	t.Parallel()
 	lane, of := side{target: "lanes", callers: 1}, func(callers int) side { return side{target: "insert", callers: callers} }
-	r, asked := rates(map[side]float64{lane: 100, of(1): 10, of(2): 40, of(3): 30, of(4): 20}, pace{rounds: 1, sweep: true})
+	r, asked := rates(map[side]float64{lane: 100, of(1): 10, of(2): 40, of(3): 30, of(4): 20}, pace{rounds: 3, sweep: true})
 	g := group{rows: []row{{ours: lane, theirs: side{target: "insert"}, figure: perSecond, floor: 1}}}
 	if err := r.measureGroup(t.Context(), g); err != nil {
 		t.Fatal(err)
 	}
-	if want := []side{of(4), of(3), of(2), of(1), lane, of(2)}; !slices.Equal(*asked, want) {
-		t.Errorf("%v, not %v", *asked, want)
+	if turn := []side{lane, of(4), of(3), of(2), of(1)}; !slices.Equal(*asked, slices.Repeat(turn, 3)) {
+		t.Errorf("%v", *asked)
 	}
 	if row := r.result.Rows[0]; row.Theirs != 41 {
 		t.Errorf("%+v", row)
