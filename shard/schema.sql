@@ -19,6 +19,13 @@ begin
         raise exception using errcode = 'SD002', message = format(
             'this server is on a timeline that shard %s has not adopted (adopted: %s)', meta.shard, meta.timeline);
     end if;
+    if not exists (
+        select from (select unnest(want_slots) as slot, unnest(want_epochs) as epoch) held
+        left join saldo.slots owned on owned.slot = held.slot
+        where owned.slot is null or owned.state <> 'owned' or owned.epoch <> held.epoch
+    ) then
+        return; -- nearly always, and cheaper than to collect nothing
+    end if;
     select jsonb_agg(jsonb_build_object('slot', held.slot, 'held', held.epoch, 'state', owned.state,
                                         'epoch', owned.epoch, 'moved_to', owned.moved_to))
     into refused
@@ -81,18 +88,21 @@ CREATE TABLE saldo.operations (
     description text NOT NULL,
     CONSTRAINT operations_amount_check CHECK (((amount >= 1) AND (amount <= '9007199254740991'::bigint))),
     CONSTRAINT operations_balance_check CHECK ((balance >= 0)),
-    CONSTRAINT operations_check CHECK (
+    CONSTRAINT operations_check CHECK (((system_account =
 CASE
-    WHEN (reason <> ''::text) THEN ((system_account = ''::text) AND (system_amount = 0) AND (version = 0))
-    WHEN ((step = 1) AND (kind = 1)) THEN ((system_account = '@world'::text) AND (system_amount = (- amount)))
-    WHEN ((step = 1) AND (kind = 2)) THEN ((system_account = '@world'::text) AND (system_amount = amount))
-    WHEN ((step = 1) AND saga) THEN ((system_account = '@transit'::text) AND (system_amount = amount))
-    WHEN (step = 1) THEN ((system_account = ''::text) AND (system_amount = 0))
-    ELSE ((system_account = '@transit'::text) AND (system_amount = (- amount)))
-END),
+    WHEN (reason <> ''::text) THEN ''::text
+    WHEN (step > 1) THEN '@transit'::text
+    WHEN (kind < 3) THEN '@world'::text
+    WHEN saga THEN '@transit'::text
+    ELSE ''::text
+END) AND (system_amount =
+CASE
+    WHEN (system_account = ''::text) THEN (0)::bigint
+    WHEN ((step = 1) AND (kind > 1)) THEN amount
+    ELSE (- amount)
+END) AND ((reason = ''::text) OR (version = 0)))),
     CONSTRAINT operations_kind_check CHECK (((kind >= 1) AND (kind <= 3))),
     CONSTRAINT operations_step_check CHECK (((step >= 1) AND (step <= 3))),
-    CONSTRAINT operations_system_account_check CHECK ((system_account = ANY (ARRAY[''::text, '@world'::text, '@transit'::text]))),
     CONSTRAINT operations_version_check CHECK ((version >= 0))
 );
 
