@@ -32,13 +32,15 @@ with durable settings, which it starts and removes. Both sides of a row are meas
 servers; a figure is the median of the rounds. Everything shares the processors of this machine: ratios matter.
 
 Prints a line of JSON for each row as soon as it is known. A row is met if its ratio is at least the floor and at most the
-ceiling, and if nothing failed. The programs router and coordinator are looked for as for saldo bench run.
+ceiling, and if nothing failed; a row with neither only shows where we stand. The programs router and coordinator are looked
+for as for saldo bench run.
 
 Exits with 0 if everything was measured and the books are right afterwards, with 2 if not; with --check, with 1 if a row is
 not met.`
 }
 
 func (c *benchCompareCommand) Run(ctx context.Context, to streams) error {
+	wire.TuneMemory() // the lanes run in this process, and are to run as in a router
 	only, err := regexp.Compile(c.Only)
 	if err != nil {
 		return fmt.Errorf("--only: %w", err)

@@ -50,6 +50,7 @@ Exits with 0 if what was audited is clean, 1 on any violation, 2 if something co
 }
 
 func (c *benchGrowthCommand) Run(ctx context.Context, to streams) error {
+	wire.TuneMemory() // the lanes run in this process, and are to run as in a router
 	progress := newProgress(to.err, c.Quiet)
 	run, err := growth.Run(ctx, growth.Options{
 		Shards: c.Shards, Slice: c.Slice, ShardAccounts: c.ShardAccounts, ShardCallers: c.ShardCallers,

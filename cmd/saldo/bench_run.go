@@ -101,6 +101,7 @@ func (c *benchRunCommand) Validate() error {
 const purse ledger.Amount = 1 << 40
 
 func (c *benchRunCommand) Run(ctx context.Context, to streams) error {
+	wire.TuneMemory() // the load shares the processors with what it measures
 	var works []work.HTTPWork
 	for _, name := range c.Works {
 		w, err := work.HTTPWorkNamed(name)

@@ -29,7 +29,7 @@ func RunCoordinator(ctx context.Context, config Coordinator, passwords Passwords
 		}
 		config.Name = fmt.Sprintf("%s-%d", host, os.Getpid())
 	}
-	tuneMemory()
+	TuneMemory()
 	stopDebug, err := serveDebug(config.DebugHTTP, log)
 	if err != nil {
 		return err

@@ -24,7 +24,7 @@ func RunRouter(ctx context.Context, config Router, passwords Passwords, listener
 	if err != nil {
 		return err
 	}
-	tuneMemory()
+	TuneMemory()
 	stopDebug, err := serveDebug(config.DebugHTTP, log)
 	if err != nil {
 		return err

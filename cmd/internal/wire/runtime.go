@@ -20,8 +20,9 @@ const (
 	memoryLimit = 192 << 20
 )
 
-// tuneMemory sets up the garbage collector of a service, unless GOGC and GOMEMLIMIT do.
-func tuneMemory() {
+// TuneMemory sets up the garbage collector of a service, and of what measures the services' parts in itself, unless GOGC
+// and GOMEMLIMIT do.
+func TuneMemory() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(heapGrowth)
 	}

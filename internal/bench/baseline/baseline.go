@@ -3,6 +3,7 @@
 //	function  one stored function for each transfer, idempotent, balance-checked: what a good Postgres developer would write
 //	2pc       transfers between servers by PREPARE TRANSACTION and COMMIT PREPARED, coordinated by the client
 //	insert    the rows of transfers only inserted, in batches: no accounts, no locks, no checks but the tables' own
+//	copy      the same rows by COPY
 //	read      one query for each balance, through a pool
 //
 // They write the same rows to the same tables on the same servers with the same settings as Saldo does. All but read, which

@@ -183,12 +183,24 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 
 func TestInsertWritesTheRowsOfTransfers(t *testing.T) {
 	t.Parallel()
-	dsn := database(t, pgtest.Server(t).DSN(), "baseline_insert")
-	b, err := baseline.OpenInsert(t.Context(), dsn, 2)
-	if err != nil {
-		t.Fatal(err)
+	for name, as := range map[string]func(*baseline.Insert) *baseline.Insert{
+		"insert": func(b *baseline.Insert) *baseline.Insert { return b }, "copy": (*baseline.Insert).Copy,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := database(t, pgtest.Server(t).DSN(), "baseline_"+name)
+			b, err := baseline.OpenInsert(t.Context(), dsn, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer b.Close()
+			writesTheRowsOfTransfers(t, dsn, as(b))
+		})
 	}
-	defer b.Close()
+}
+
+func writesTheRowsOfTransfers(t *testing.T, dsn string, b *baseline.Insert) {
+	t.Helper()
 	call := b.Call(50, func(caller int, n int64) ledger.Transfer {
 		payer, payee := ledger.UserID(fmt.Sprint("u", n%7)), ledger.UserID(fmt.Sprint("u", n%7+1))
 		return pay(payer, ledger.TxID(fmt.Sprintf("%d-%d", caller, n)), payee, 3)
@@ -202,11 +214,14 @@ func TestInsertWritesTheRowsOfTransfers(t *testing.T) {
 	})
 	for query, want := range map[string]string{
 		`select count(*)::text from saldo.operations
-		 where kind = 3 and step = 1 and amount = 3 and currency = 'USD' and not saga`: "400",
+		 where kind = 3 and step = 1 and amount = 3 and currency = 'USD' and not saga and reason = '' and system_account = ''
+		   and balance > 0 and version = 1 and description = ''`: "400",
 		`select count(*)::text from saldo.entries e join saldo.operations o using (tx_id)
-		 where e.amount = -3 and (e.slot, e.user_id, e.counterparty) = (o.slot, o.initiator, o.payee)
-		    or e.amount = 3 and (e.user_id, e.counterparty) = (o.payee, o.initiator)`: "800",
-		`select sum(amount)::text from saldo.entries`: "0",
+		 where e.currency = 'USD' and e.step = 1 and e.kind = 3 and e.created_at = o.created_at
+		   and (e.amount = -3 and (e.slot, e.user_id, e.counterparty) = (o.slot, o.initiator, o.payee)
+		    or e.amount = 3 and (e.user_id, e.counterparty) = (o.payee, o.initiator))`: "800",
+		`select sum(amount)::text from saldo.entries`:           "0",
+		`select count(distinct tx)::text from saldo.operations`: "8", // a transaction for each batch
 		`select count(*)::text from saldo.operations where created_at between now() - interval '1 minute' and now()
 		 and tx = any (select tx from saldo.entries)`: "400",
 	} {

@@ -1,4 +1,4 @@
--- What the baselines add to Saldo's tables: everything that names their columns is here or in insert.go and read.go.
+-- What the baselines add to Saldo's tables: everything that names their columns is here or in insert.go, copy.go and read.go.
 
 -- Gives each user an account with money in it, added from outside. Users who have one keep it.
 create function saldo.fund(p_slots smallint[], p_users text[], p_amount bigint, p_currency text) returns void

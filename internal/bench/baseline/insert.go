@@ -3,10 +3,10 @@ package baseline
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -14,14 +14,15 @@ import (
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
 
-// Insert only inserts: for each transfer an operation and two entries, a batch of transfers in one transaction. No account
-// is read or written, nothing is checked but by the tables' own constraints. Its figure is how many transfers this Postgres
-// can absorb.
+// Insert only inserts: for each transfer an operation and two entries, a batch of transfers in one transaction, sorted by
+// their keys. No account is read or written, nothing is checked but by the tables' own constraints. Its figure is how many
+// transfers this Postgres can absorb.
 //
-// Rows go by COPY in binary (twice as fast as inserts from arrays), sorted by their keys, in two round trips for a
-// transaction.
+// Rows go as arrays that are unnested side by side in a select list: faster than in from, which first stores each array.
+// Both statements go in one round trip, with one Sync behind them, which makes them one transaction and commits it.
 type Insert struct {
-	conns []*inserter // by caller
+	conns  []*inserter // by caller
+	byCopy bool
 }
 
 type inserter struct {
@@ -32,6 +33,7 @@ type inserter struct {
 
 	operations []operation
 	entries    []entry
+	arrays     arrays
 	rows       copyRows
 }
 
@@ -53,7 +55,7 @@ type entry struct {
 func OpenInsert(ctx context.Context, dsn string, callers int) (*Insert, error) {
 	b := &Insert{}
 	for i := range callers {
-		conn, err := pgconn.Connect(ctx, dsn)
+		conn, err := openInserter(ctx, dsn)
 		if err != nil {
 			b.Close()
 			return nil, fmt.Errorf("open the insert baseline: %w", err)
@@ -64,6 +66,19 @@ func OpenInsert(ctx context.Context, dsn string, callers int) (*Insert, error) {
 		})
 	}
 	return b, nil
+}
+
+func openInserter(ctx context.Context, dsn string) (*pgconn.PgConn, error) {
+	conn, err := pgconn.Connect(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	for name, statement := range map[string]string{"operations": insertOperations, "entries": insertEntries} {
+		if _, err := conn.Prepare(ctx, name, statement, nil); err != nil {
+			return nil, errors.Join(err, conn.Close(context.WithoutCancel(ctx)))
+		}
+	}
+	return conn, nil
 }
 
 // Close ends the connections.
@@ -83,22 +98,31 @@ func (b *Insert) Call(batch int, transfers Transfers) load.Call {
 			c.operations = append(c.operations, operation{slotOf(t.Initiator), t})
 		}
 		c.arrange()
-		if err := c.insert(ctx); err != nil {
+		write := c.insert
+		if b.byCopy {
+			write = c.copy
+		}
+		if err := write(ctx); err != nil {
 			return 0, coded(err)
 		}
 		return batch, nil
 	}
 }
 
+// What is the same for all of these transfers stands in the statements.
 const (
-	copyOperations = `begin;
-copy saldo.operations (slot, initiator, tx_id, step, kind, saga, payee, amount, currency, reason, balance, version,
-                       system_account, system_amount, description, created_at)
-from stdin (format binary)`
-	copyEntries = `
-copy saldo.entries (slot, user_id, currency, version, amount, balance, tx_id, step, kind, counterparty, created_at)
-from stdin (format binary);
-commit`
+	insertOperations = `
+insert into saldo.operations (slot, initiator, tx_id, kind, payee, amount, currency, balance, version,
+                              step, saga, reason, system_account, system_amount, description, created_at)
+select unnest($1::smallint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::smallint[]), unnest($5::text[]),
+       unnest($6::bigint[]), unnest($7::text[]), unnest($8::bigint[]), unnest($9::bigint[]),
+       1::smallint, false, '', '', 0::bigint, '', now()`
+	insertEntries = `
+insert into saldo.entries (slot, user_id, currency, version, amount, balance, tx_id, kind, counterparty,
+                           step, created_at)
+select unnest($1::smallint[]), unnest($2::text[]), unnest($3::text[]), unnest($4::bigint[]), unnest($5::bigint[]),
+       unnest($6::bigint[]), unnest($7::text[]), unnest($8::smallint[]), unnest($9::text[]),
+       1::smallint, now()`
 )
 
 // arrange makes the entries, and sorts as the tables' keys are.
@@ -120,48 +144,33 @@ func (c *inserter) arrange() {
 }
 
 func (c *inserter) insert(ctx context.Context) error {
-	now := time.Now()
-	c.rows.begin()
-	for i := range c.operations {
-		op := &c.operations[i]
-		c.rows.row(16)
-		c.rows.int16(op.slot)
-		c.rows.text(string(op.Initiator))
-		c.rows.text(string(op.TxID))
-		c.rows.int16(int16(ledger.StepStart))
-		c.rows.int16(int16(op.Kind))
-		c.rows.bool(false)
-		c.rows.text(string(op.Payee))
-		c.rows.int64(int64(op.Amount))
-		c.rows.text(string(op.Currency))
-		c.rows.text("")
-		c.rows.int64(balance)
-		c.rows.int64(1)
-		c.rows.text("")
-		c.rows.int64(0)
-		c.rows.text("")
-		c.rows.time(now)
-	}
-	if err := c.rows.send(ctx, c.conn, copyOperations); err != nil {
-		return err
-	}
-	c.rows.begin()
-	for i := range c.entries {
-		e := &c.entries[i]
-		c.rows.row(11)
-		c.rows.int16(e.slot)
-		c.rows.text(string(e.user))
-		c.rows.text(string(e.of.Currency))
-		c.rows.int64(e.version)
-		c.rows.int64(int64(e.amount))
-		c.rows.int64(balance)
-		c.rows.text(string(e.of.TxID))
-		c.rows.int16(int16(ledger.StepStart))
-		c.rows.int16(int16(e.of.Kind))
-		c.rows.text(string(e.counterparty))
-		c.rows.time(now)
-	}
-	return c.rows.send(ctx, c.conn, copyEntries)
+	var batch pgconn.Batch
+	a, n, operations := &c.arrays, len(c.operations), c.operations
+	a.begin()
+	a.int16s(n, func(i int) int16 { return operations[i].slot })
+	a.texts(n, func(i int) string { return string(operations[i].Initiator) })
+	a.texts(n, func(i int) string { return string(operations[i].TxID) })
+	a.int16s(n, func(i int) int16 { return int16(operations[i].Kind) })
+	a.texts(n, func(i int) string { return string(operations[i].Payee) })
+	a.int64s(n, func(i int) int64 { return int64(operations[i].Amount) })
+	a.texts(n, func(i int) string { return string(operations[i].Currency) })
+	a.int64s(n, func(int) int64 { return balance })
+	a.int64s(n, func(int) int64 { return 1 })
+	batch.ExecPrepared("operations", a.all, binaryFormat, nil)
+
+	n, entries := len(c.entries), c.entries
+	a.begin()
+	a.int16s(n, func(i int) int16 { return entries[i].slot })
+	a.texts(n, func(i int) string { return string(entries[i].user) })
+	a.texts(n, func(i int) string { return string(entries[i].of.Currency) })
+	a.int64s(n, func(i int) int64 { return entries[i].version })
+	a.int64s(n, func(i int) int64 { return int64(entries[i].amount) })
+	a.int64s(n, func(int) int64 { return balance })
+	a.texts(n, func(i int) string { return string(entries[i].of.TxID) })
+	a.int16s(n, func(i int) int16 { return int16(entries[i].of.Kind) })
+	a.texts(n, func(i int) string { return string(entries[i].counterparty) })
+	batch.ExecPrepared("entries", a.all, binaryFormat, nil)
+	return c.conn.ExecBatch(ctx, &batch).Close()
 }
 
 // balance stands where a balance would.

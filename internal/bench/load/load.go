@@ -3,6 +3,11 @@
 // What counts. Units and PerSecond are of the calls that ended while the count ran, so that calls which the count's ends
 // cut in two add up to the truth. Latency and Errors are of the calls that began (in an open loop: were due) while it ran;
 // those still under way at its end are waited for, so the slow ones are not forgotten. Latency is of calls without an error.
+//
+// What waits in an open loop. A call that is due while all callers are busy waits for one, and its latency counts from when
+// it was due: whoever comes at a rate that is not kept up with does wait. Under Plan.Drop it is given up instead, and
+// latency counts from when a call is sent: it is then of what was called alone, however much more was due than the callers
+// could carry, and Missed says how much was never sent.
 package load
 
 import (
@@ -24,6 +29,7 @@ import (
 type Plan struct {
 	Callers  int           // in a closed loop: that many calls at a time; in an open loop: at most
 	Rate     float64       // calls per second of an open loop, whose latencies count from when a call was due; 0: closed
+	Drop     bool          // in an open loop: give a call up that is due while all callers are busy (see the package's comment)
 	Warmup   time.Duration // calls before the count begins
 	Duration time.Duration
 	Seed     uint64 // of an open loop's schedule
@@ -180,12 +186,20 @@ func (c *caller) closed(ctx context.Context) {
 func (c *caller) atRate(ctx, waiting context.Context) {
 	for {
 		due := c.due(c.ticket.Add(1) - 1)
-		if wait := due - c.now(); wait > 0 && !sleep(waiting, time.Duration(wait)) {
+		wait := due - c.now()
+		if wait > 0 && !sleep(waiting, time.Duration(wait)) {
 			return
 		}
 		now := c.now()
 		if end := c.end.Load(); due >= end || now >= end || ctx.Err() != nil {
 			return
+		}
+		from := due
+		if c.plan.Drop {
+			if wait < 0 { // a caller who was free would have had it before
+				continue
+			}
+			from = now
 		}
 		switch begin := c.begin.Load(); {
 		case due >= begin:
@@ -193,11 +207,11 @@ func (c *caller) atRate(ctx, waiting context.Context) {
 		case now >= begin:
 			continue // what the warm-up owes is not asked of the count
 		}
-		c.one(ctx, due)
+		c.one(ctx, from)
 	}
 }
 
-// one makes a call that begins, or was due, at from.
+// one makes a call whose latency counts from from.
 func (c *caller) one(ctx context.Context, from int64) {
 	units, err := c.call(ctx, c.index, c.n)
 	c.n++

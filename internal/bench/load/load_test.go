@@ -178,6 +178,38 @@ func TestOpenLoopCountsLatencyFromWhenACallWasDue(t *testing.T) {
 	})
 }
 
+// What finds no free caller is not sent later, and what is sent did not wait.
+func TestOpenLoopDropsWhatFindsNoFreeCaller(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		plan := load.Plan{Callers: 2, Rate: 1000, Drop: true, Warmup: time.Second, Duration: 10 * time.Second}
+		r := mustRun(t, plan, takes(20*time.Millisecond))
+		if r.Units < 900 || r.Units > 1000 || r.Missed < 9000 || r.Missed > 9100 {
+			t.Errorf("%d units, %d missed", r.Units, r.Missed)
+		}
+		if l := r.Latency; !near(l.P50, 20) || !near(l.P99, 20) || l.Max != 20 {
+			t.Errorf("%+v", l)
+		}
+		plan.Rate = 50
+		if r := mustRun(t, plan, takes(20*time.Millisecond)); r.Units < 498 || r.Missed != 0 || r.Latency.Max != 20 {
+			t.Errorf("with callers enough: %+v", r)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		plan := load.Plan{Callers: 1, Rate: 100, Drop: true, Duration: 10 * time.Second}
+		r := mustRun(t, plan, func(_ context.Context, _ int, n int64) (int, error) {
+			if n == 0 {
+				time.Sleep(5 * time.Second)
+			}
+			time.Sleep(time.Millisecond)
+			return 1, nil
+		})
+		if r.Units > 502 || r.Missed < 450 || !near(r.Latency.P99, 1) {
+			t.Errorf("what was due during a long call came later: %+v", r)
+		}
+	})
+}
+
 // Calls that the warm-up could not send do not stand in the way of those that count.
 func TestOpenLoopForgetsWhatTheWarmUpOwes(t *testing.T) {
 	t.Parallel()

@@ -16,7 +16,7 @@ import (
 
 // rowsPlot is a pair of bars for each row that sets one rate against another; nil if there is none.
 func rowsPlot(run *bench.Run) ([]byte, error) {
-	rates := slices.DeleteFunc(slices.Clone(run.Rows), func(row bench.Row) bool { return row.Floor == 0 || row.Theirs == 0 })
+	rates := slices.DeleteFunc(slices.Clone(run.Rows), func(row bench.Row) bool { return row.Ceiling != 0 || row.Theirs == 0 })
 	if len(rates) == 0 {
 		return nil, nil
 	}
@@ -39,7 +39,11 @@ func rowsPlot(run *bench.Run) ([]byte, error) {
 		label  func(bench.Row) string
 	}{
 		{"Saldo", blue, upper, func(row bench.Row) float64 { return row.Ours }, func(row bench.Row) string {
-			return fmt.Sprintf("%s = %s times (at least %s)", number(row.Ours), number(row.Ratio), number(row.Floor))
+			label := fmt.Sprintf("%s = %s times", number(row.Ours), number(row.Ratio))
+			if row.Floor != 0 {
+				label += fmt.Sprintf(" (at least %s)", number(row.Floor))
+			}
+			return label
 		}},
 		{"what it is measured against", grey, lower, func(row bench.Row) float64 { return row.Theirs }, func(row bench.Row) string {
 			return number(row.Theirs)

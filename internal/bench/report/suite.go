@@ -57,8 +57,11 @@ func rowsTable(run *bench.Run) string {
 	t := newTable(2, "work", "against", "ours", "theirs", "ratio", "must be", "goal", "met")
 	for _, row := range run.Rows {
 		bound, goal, met := "≥ "+number(row.Floor), "", "yes"
-		if row.Ceiling != 0 {
+		switch {
+		case row.Ceiling != 0:
 			bound = "≤ " + number(row.Ceiling)
+		case row.Floor == 0:
+			bound, met = "–", "–"
 		}
 		if row.Goal != 0 {
 			goal = number(row.Goal)

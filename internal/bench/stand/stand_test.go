@@ -149,6 +149,9 @@ func TestStand(t *testing.T) {
 	if len(attached.Shards) != 2 || attached.Shards[1].DSN != s.Shards[1].DSN || attached.URLs()[0] != "http://127.0.0.1:1" {
 		t.Errorf("%+v", attached)
 	}
+	if _, err := attached.AddRouter(t.Context()); err == nil {
+		t.Error("a cluster that runs got a router")
+	}
 	if _, err := attached.Seed(t.Context(), 410, 500); err != nil {
 		t.Fatal(err)
 	}
@@ -209,8 +212,16 @@ func TestAStartThatFails(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(programs, "router"), []byte("#!/bin/sh\necho out of order\nexit 3\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := begin(t.Context(), stand.Options{Shards: 1, Routers: 1}); err == nil || !strings.Contains(err.Error(), "out of order") {
+	outOfOrder := func(err error) bool { return err != nil && strings.Contains(err.Error(), "out of order") }
+	if err := begin(t.Context(), stand.Options{Shards: 1, Routers: 1}); !outOfOrder(err) {
 		t.Errorf("with a router that ends: %v", err)
+	}
+	s := start(t, stand.Options{Shards: 1})
+	if _, err := s.AddRouter(t.Context()); !outOfOrder(err) {
+		t.Errorf("with an added router that ends: %v", err)
+	}
+	if err := s.Close(); !outOfOrder(err) {
+		t.Errorf("the added router is forgotten: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()

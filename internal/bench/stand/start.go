@@ -56,7 +56,9 @@ type servers struct {
 	lock     *local.DirLock
 	etcd     *local.Etcd
 	postgres []*local.Postgres // by shard, s1 first
-	services []*process        // routers, then coordinators
+	services []*process        // routers and coordinators
+
+	environment []string // of the services
 }
 
 func (o *servers) say(text string) {
@@ -237,33 +239,29 @@ func (s *Stand) form(ctx context.Context) error {
 }
 
 // startServices starts routers and coordinators and waits for them.
-func (s *Stand) startServices(ctx context.Context, programs map[string]string) error {
+func (s *Stand) startServices(ctx context.Context, programs map[string]string) (err error) {
+	if s.own.environment, err = s.environment(); err != nil {
+		return err
+	}
 	if s.own.Routers+s.own.Coordinators == 0 {
 		return nil
 	}
 	s.own.say(fmt.Sprintf("starting %d routers and %d coordinators", s.own.Routers, s.own.Coordinators))
-	environment, err := s.environment()
-	if err != nil {
-		return err
-	}
 	var routers, coordinators []*process
 	for i := range s.own.Routers {
-		name := fmt.Sprintf("router-%d", i+1)
-		args := append([]string{"--http", "127.0.0.1:0", "--log-format", "json"}, s.own.RouterArgs...)
-		p, err := startProcess(name, filepath.Join(s.own.folder, name+".log"), environment, programs["router"], args...)
+		p, err := s.own.startRouter(programs["router"], fmt.Sprintf("router-%d", i+1))
 		if err != nil {
 			return err
 		}
-		routers, s.own.services = append(routers, p), append(s.own.services, p)
+		routers = append(routers, p)
 	}
 	for i := range s.own.Coordinators {
 		name := fmt.Sprintf("coordinator-%d", i+1)
-		args := append([]string{"--name", name}, s.own.CoordinatorArgs...)
-		p, err := startProcess(name, filepath.Join(s.own.folder, name+".log"), environment, programs["coordinator"], args...)
+		p, err := s.own.startService(name, programs["coordinator"], append([]string{"--name", name}, s.own.CoordinatorArgs...))
 		if err != nil {
 			return err
 		}
-		coordinators, s.own.services = append(coordinators, p), append(s.own.services, p)
+		coordinators = append(coordinators, p)
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -290,6 +288,47 @@ func (s *Stand) startServices(ctx context.Context, programs map[string]string) e
 		}
 	}
 	return nil
+}
+
+// startRouter starts a router with flags beyond those that all have.
+func (o *servers) startRouter(path, name string, more ...string) (*process, error) {
+	args := slices.Concat([]string{"--http", "127.0.0.1:0", "--log-format", "json"}, o.RouterArgs, more)
+	return o.startService(name, path, args)
+}
+
+func (o *servers) startService(name, path string, args []string) (*process, error) {
+	p, err := startProcess(name, filepath.Join(o.folder, name+".log"), o.environment, path, args...)
+	if err != nil {
+		return nil, err
+	}
+	o.services = append(o.services, p)
+	return p, nil
+}
+
+// AddRouter starts one more router on a stand of its own, with flags beyond the others', and returns the stand as it is seen
+// through that one alone: URLs and Target are its own, all else is the stand's, whose Close stops it. The stand itself stays
+// as it was, so whoever measures there neither uses nor counts it.
+func (s *Stand) AddRouter(ctx context.Context, args ...string) (*Stand, error) {
+	if s.own == nil {
+		return nil, errors.New("a router can be added to a cluster that saldo bench has started only")
+	}
+	path, err := findProgram("router")
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.own.startRouter(path, fmt.Sprintf("router-added-%d", len(s.own.services)+1), args...)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	address, err := p.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	through := *s
+	through.Routers = []Process{{PID: p.pid(), HTTP: "http://" + address}}
+	return &through, nil
 }
 
 // environment is this process's without what configures Saldo, Postgres clients or tracing, and with what leads to the

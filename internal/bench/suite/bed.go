@@ -26,7 +26,7 @@ type bed struct {
 	made  int               // measurements, to tell their transfers apart
 
 	books  []string // databases of function and 2pc, by shard
-	rows   string   // database of insert
+	rows   string   // database of insert and copy
 	closes []func() // of what is open, in the order of its opening
 
 	lane      *shard.Shard // of the first shard
@@ -34,10 +34,11 @@ type bed struct {
 	twoPhase  *baseline.TwoPhase
 	insert    *baseline.Insert
 	read      *baseline.Read
-	batch     int     // transfers in a commit of insert: as many as the lane has under its most callers
-	capacity  float64 // of the routers, in transfers per second
-	functions int     // connections of function
-	phases    int     // clients of twoPhase
+	oneByOne  *stand.Stand // as seen through a router that reads each balance by a query of its own
+	batch     int          // transfers in a commit of insert and copy: as many as the lane has under its most callers
+	capacity  float64      // of the routers, in transfers per second
+	functions int          // connections of function
+	phases    int          // clients of twoPhase
 }
 
 // settings are those of all servers beyond stand's, for the baselines' sake and so that no checkpoint falls into a
@@ -58,7 +59,7 @@ const (
 func newBed(ctx context.Context, r *run, groups []group) (b *bed, err error) {
 	b = &bed{run: r}
 	options := stand.Options{Shards: shards, Postgres: settings, Progress: r.Progress}
-	if uses(groups, "http") {
+	if uses(groups, "http", oneByOne) {
 		options.Routers, options.Coordinators = 1, 1
 	}
 	if b.stand, err = stand.Start(ctx, options); err != nil {
@@ -111,7 +112,7 @@ func (b *bed) prepare(ctx context.Context, groups []group) (err error) {
 			b.books = append(b.books, dsn)
 		}
 	}
-	if uses(groups, "insert") {
+	if uses(groups, "insert", "copy") {
 		if b.rows, err = baseline.Create(ctx, b.stand.Shards[0].DSN, "baseline_insert"); err != nil {
 			return err
 		}
@@ -163,7 +164,7 @@ func (b *bed) check(ctx context.Context, results []bench.Result) error {
 	}
 	for i := range results {
 		switch results[i].Target {
-		case "http", "lanes":
+		case "http", oneByOne, "lanes":
 			results[i].Conserved = &ours
 		case "function", "2pc", "2pc-unlogged":
 			results[i].Conserved = &theirs
@@ -238,6 +239,13 @@ func (b *bed) openInsert(ctx context.Context) (*baseline.Insert, error) {
 		b.insert, b.closes = i, append(b.closes, i.Close)
 	}
 	return b.insert, nil
+}
+
+func (b *bed) openOneByOne(ctx context.Context) (_ *stand.Stand, err error) {
+	if b.oneByOne == nil {
+		b.oneByOne, err = b.stand.AddRouter(ctx, "--balance-batch=1")
+	}
+	return b.oneByOne, err
 }
 
 func (b *bed) openRead(ctx context.Context) (*baseline.Read, error) {

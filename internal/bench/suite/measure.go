@@ -10,6 +10,7 @@ import (
 	"github.com/saldo-ledger/saldo/internal/bench"
 	"github.com/saldo-ledger/saldo/internal/bench/load"
 	"github.com/saldo-ledger/saldo/internal/bench/meter"
+	"github.com/saldo-ledger/saldo/internal/bench/stand"
 	"github.com/saldo-ledger/saldo/internal/bench/work"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
@@ -25,20 +26,28 @@ func (b *bed) measure(ctx context.Context, s side) (bench.Result, error) {
 			}
 			b.capacity = result.PerSecond
 		}
-		plan.Rate = s.load * b.capacity
+		plan.Rate, plan.Drop = s.load*b.capacity, true // a wait for a free connection is not the router's
 	}
 	b.made++
 	runtime.GC() // nobody pays for what others left
-	if s.target == "http" {
-		return b.overHTTP(ctx, s, plan)
+	switch s.target {
+	case "http":
+		return b.overHTTP(ctx, b.stand, s, plan)
+	case oneByOne:
+		through, err := b.openOneByOne(ctx)
+		if err != nil {
+			return bench.Result{}, err
+		}
+		return b.overHTTP(ctx, through, s, plan)
+	default:
+		return b.inProcess(ctx, s, plan)
 	}
-	return b.inProcess(ctx, s, plan)
 }
 
 // capacity is measured to know what twice of it is.
 var capacity = side{target: "http", work: "same", callers: 256}
 
-func (b *bed) overHTTP(ctx context.Context, s side, plan load.Plan) (bench.Result, error) {
+func (b *bed) overHTTP(ctx context.Context, on *stand.Stand, s side, plan load.Plan) (bench.Result, error) {
 	kind, err := work.HTTPWorkNamed(s.work)
 	if err != nil {
 		return bench.Result{}, err
@@ -48,10 +57,12 @@ func (b *bed) overHTTP(ctx context.Context, s side, plan load.Plan) (bench.Resul
 		options.Cross = 1
 	}
 	if s.load <= 1 {
-		return work.MeasureHTTP(ctx, b.stand, kind, options, plan)
+		result, err := work.MeasureHTTP(ctx, on, kind, options, plan)
+		result.Target = s.target
+		return result, err
 	}
 	refusals := b.watchRefusals(ctx)
-	result, err := work.MeasureHTTP(ctx, b.stand, kind, options, plan)
+	result, err := work.MeasureHTTP(ctx, on, kind, options, plan)
 	if without := refusals(); without > 0 {
 		errors := map[string]int64{"503_without_retry_after": without}
 		maps.Copy(errors, result.Errors)
@@ -85,7 +96,7 @@ func (b *bed) inProcess(ctx context.Context, s side, plan load.Plan) (bench.Resu
 	case "2pc", "2pc-unlogged", "read":
 		result.Shards = len(b.stand.Shards)
 		result.Params["users"] *= float64(result.Shards)
-	case "insert":
+	case "insert", "copy":
 		result.Params["batch"] = float64(b.batch)
 	}
 	result.Cost, err = m.Cost(result.Units)
@@ -126,10 +137,13 @@ func (b *bed) open(ctx context.Context, s side) (load.Call, []string, error) {
 			return nil, nil, err
 		}
 		return p.Unlogged().Call(transfers), b.books, nil
-	case "insert":
+	case "insert", "copy":
 		i, err := b.openInsert(ctx)
 		if err != nil {
 			return nil, nil, err
+		}
+		if s.target == "copy" {
+			i = i.Copy()
 		}
 		return i.Call(b.batch, transfers), []string{b.rows}, nil
 	case "read":

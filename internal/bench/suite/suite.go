@@ -178,6 +178,7 @@ var counts = map[string]struct {
 	"function": {try: []int{64, 32, 8, 1}, best: 64},
 	"2pc":      {try: []int{128, 64, 32}, best: 32},
 	"insert":   {try: []int{4, 3, 2, 1}, best: 3},
+	"copy":     {try: []int{4, 3, 2, 1}, best: 3},
 }
 
 // tries are a side with the numbers of callers that are to be tried.

@@ -69,6 +69,8 @@ func TestARowComparesMedians(t *testing.T) {
 		"we did nothing":       {row{ceiling: 1}, results(0), results(10), 0, 0, 10, false},
 		"we failed":            {row{floor: 1}, failing, results(10), 20, 2, 10, false},
 		"we were full":         {row{floor: 1}, full, results(10), 20, 2, 10, true},
+		"no bound":             {row{}, results(5), results(10), 5, 0.5, 10, true},
+		"no bound, we failed":  {row{}, failing, results(10), 20, 2, 10, false},
 		"we did nothing, once": {row{ceiling: 3}, results(20, 0, 30), results(10), 20, 2, 10, false},
 	} {
 		c.row.ours, c.row.theirs, c.row.figure = ours, theirs, perSecond
@@ -93,6 +95,9 @@ func TestTheTableSaysWhatMustBeReached(t *testing.T) {
 	for _, g := range table(full) {
 		for _, row := range g.rows {
 			names = append(names, row.name())
+			if row.against == "copy" { // it shows a limit
+				row.floor++
+			}
 			if (row.floor > 0) == (row.ceiling > 0) || row.figure == nil || row.goal != 0 && row.goal <= row.floor {
 				t.Errorf("%s: floor %g, ceiling %g, goal %g", row.name(), row.floor, row.ceiling, row.goal)
 			}
@@ -110,7 +115,7 @@ func TestTheTableSaysWhatMustBeReached(t *testing.T) {
 		}
 	}
 	slices.Sort(names)
-	if len(slices.Compact(slices.Clone(names))) != len(names) || len(names) != 14 {
+	if len(slices.Compact(slices.Clone(names))) != len(names) || len(names) != 15 {
 		t.Errorf("%d rows:\n%s", len(names), strings.Join(names, "\n"))
 	}
 	for _, g := range table(quick) {
@@ -211,14 +216,14 @@ func TestRun(t *testing.T) {
 	}
 	var rows []bench.Row
 	result, err := Run(t.Context(), Options{
-		Only: regexp.MustCompile("idle|insert|2pc"), Seed: 7, Commit: "abc", Log: func(text string) { t.Log(text) },
+		Only: regexp.MustCompile("idle|insert|copy|2pc|balance"), Seed: 7, Commit: "abc", Log: func(text string) { t.Log(text) },
 		Row:  func(row bench.Row) { rows = append(rows, row) },
 		pace: &pace{warmup: 20 * time.Millisecond, duration: 250 * time.Millisecond, rounds: 1, users: 300},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(rows) != 3 || !slices.Equal(rows, result.Rows) {
+	if len(rows) != 5 || !slices.Equal(rows, result.Rows) {
 		t.Errorf("%+v", rows)
 	}
 	for _, row := range rows {
@@ -229,15 +234,18 @@ func TestRun(t *testing.T) {
 	targets := map[string]int{}
 	for _, r := range result.Results {
 		targets[r.Target]++
-		if r.Units <= 0 || len(r.Errors) > 0 && r.Target != "2pc" || r.Cost.Commits <= 0 || r.Cost.RSSBytes["postgres"] <= 0 {
+		failed := r.Target != "2pc" && row{figure: perSecond}.failed(r)
+		if r.Units <= 0 || failed || (r.Cost.Commits > 0) != (r.Work != "balance") || r.Cost.RSSBytes["postgres"] <= 0 {
 			t.Errorf("%+v", r)
 		}
-		judged := r.Target != "insert"
+		judged := r.Target != "insert" && r.Target != "copy"
 		if (r.Conserved != nil) != judged || judged && !*r.Conserved {
 			t.Errorf("the books after %+v: %v", r, r.Conserved)
 		}
 	}
-	for target, want := range map[string]int{"lanes": 2, "function": 1, "insert": 1, "http": 1, "2pc": 1} {
+	for target, want := range map[string]int{
+		"lanes": 2, "function": 1, "insert": 1, "copy": 1, "2pc": 1, "http": 2, oneByOne: 1,
+	} {
 		if targets[target] != want {
 			t.Errorf("%d results of %s, not %d", targets[target], target, want)
 		}
