@@ -20,10 +20,10 @@ var imports = map[string]struct{ ours, foreign []string }{
 	"internal/ledger":    {},
 	"internal/placement": {ours: []string{"internal/ledger"}, foreign: []string{"github.com/cespare/xxhash/v2"}},
 	"internal/admission": {},
-	"saga":               {ours: []string{"internal/ledger"}, foreign: []string{"go.opentelemetry.io/otel"}},
+	"saga":               {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"go.opentelemetry.io/otel"}},
 
 	// use cases: over interfaces that they declare
-	"internal/routing": {ours: []string{"internal/ledger", "internal/placement"}},
+	"internal/routing": {ours: []string{"internal/ledger", "internal/placement", "saga"}},
 	"internal/audit":   {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"golang.org/x/sync"}},
 
 	// adapters: each hides one thing

@@ -28,4 +28,7 @@ type Page struct {
 	// Horizon is a transaction id: every saga written by a transaction below it was visible to this page. A reader that
 	// has seen a whole queue needs to look only from the horizon on to find what is new.
 	Horizon int64
+	// End is a transaction id above that of every saga that was being written or had been when the page was read. So it
+	// tells later which sagas are at least as old as the page.
+	End int64
 }

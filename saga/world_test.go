@@ -149,7 +149,7 @@ func after(a, b saga.Cursor) int {
 }
 
 // PendingSagas implements saga.Home.
-func (w *world) PendingSagas(ctx context.Context, from saga.Cursor, limit int) (saga.Page, error) {
+func (w *world) PendingSagas(ctx context.Context, from saga.Cursor, before int64, limit int) (saga.Page, error) {
 	time.Sleep(time.Millisecond)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -157,14 +157,14 @@ func (w *world) PendingSagas(ctx context.Context, from saga.Cursor, limit int) (
 	if w.lookErr != nil {
 		return saga.Page{}, w.lookErr
 	}
-	page := saga.Page{Horizon: w.nextTx}
+	page := saga.Page{Horizon: w.nextTx, End: w.nextTx}
 	for tx := range w.inFlight {
 		page.Horizon = min(page.Horizon, tx)
 	}
 	first, _ := slices.BinarySearchFunc(w.queue, from, func(p saga.Pending, c saga.Cursor) int { return after(p.Cursor, c) })
 	for _, p := range w.queue[first:] {
 		_, hidden := w.inFlight[p.Cursor.Tx]
-		if _, is := w.pending[p.Identity]; is && !hidden && after(p.Cursor, from) > 0 {
+		if _, is := w.pending[p.Identity]; is && !hidden && after(p.Cursor, from) > 0 && p.Cursor.Tx < before {
 			page.Sagas = append(page.Sagas, p)
 		}
 		if len(page.Sagas) == limit {
@@ -183,8 +183,33 @@ func (w *world) ShardOf(user ledger.UserID) ledger.ShardID {
 	return w.lives[user]
 }
 
-// Submit implements saga.Steps.
-func (w *world) Submit(ctx context.Context, op ledger.Operation) (result ledger.Result, err error) {
+// SubmitAll implements saga.Steps.
+func (w *world) SubmitAll(ctx context.Context, ops []ledger.Operation) []ledger.Answer {
+	return together(ops, func(op ledger.Operation) (answer ledger.Answer) {
+		answer.Result, answer.Err = w.submit(ctx, op)
+		return answer
+	})
+}
+
+// CompleteAll implements saga.Steps.
+func (w *world) CompleteAll(ctx context.Context, ids []ledger.Identity) []ledger.Answer {
+	return together(ids, func(id ledger.Identity) (answer ledger.Answer) {
+		answer.Result.State, answer.Err = w.complete(ctx, id)
+		return answer
+	})
+}
+
+func together[T any](steps []T, do func(T) ledger.Answer) []ledger.Answer {
+	answers := make([]ledger.Answer, len(steps))
+	var all sync.WaitGroup
+	for i, step := range steps {
+		all.Go(func() { answers[i] = do(step) })
+	}
+	all.Wait()
+	return answers
+}
+
+func (w *world) submit(ctx context.Context, op ledger.Operation) (result ledger.Result, err error) {
 	callErr := w.do(ctx, op.Owner(), op.Identity, op.Step.String(), func(book *ledger.Book) {
 		if result, err = book.Apply(op); op.Step == ledger.StepRefund && err == nil {
 			delete(w.pending, op.Identity)
@@ -196,8 +221,7 @@ func (w *world) Submit(ctx context.Context, op ledger.Operation) (result ledger.
 	return result, err
 }
 
-// Complete implements saga.Steps.
-func (w *world) Complete(ctx context.Context, id ledger.Identity) (state ledger.SagaState, err error) {
+func (w *world) complete(ctx context.Context, id ledger.Identity) (state ledger.SagaState, err error) {
 	callErr := w.do(ctx, id.Initiator, id, "complete", func(book *ledger.Book) {
 		if state, err = book.Complete(id); err == nil {
 			delete(w.pending, id)
@@ -274,9 +298,11 @@ func (w *world) told(text string) (n int) {
 	return n
 }
 
-// drive runs a driver until the returned function is called, which waits for its end.
-func (w *world) drive(config saga.Config) (*saga.Driver, func()) {
+// drive runs a driver until the returned function is called, which waits for its end. Unless config says otherwise nobody
+// else carries sagas, and it need not wait for that.
+func (w *world) drive(config saga.Config) (stop func()) {
 	w.t.Helper()
+	config.Handover = cmp.Or(config.Handover, -1)
 	driver := saga.NewDriver(w, w, config, slog.New(slog.NewTextHandler(w, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -284,9 +310,9 @@ func (w *world) drive(config saga.Config) (*saga.Driver, func()) {
 		defer close(done)
 		driver.Run(ctx)
 	}()
-	stop := func() { cancel(); <-done }
+	stop = func() { cancel(); <-done }
 	w.t.Cleanup(stop)
-	return driver, stop
+	return stop
 }
 
 // open sagas, all of them or toward a shard.

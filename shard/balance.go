@@ -202,3 +202,10 @@ func shuttingDown() error { return ledger.Unavailable("shutting down: try again"
 func userNotFound() error {
 	return &ledger.Error{Code: ledger.CodeUserNotFound, Message: "user not found"}
 }
+
+func due(flag chan struct{}) {
+	select {
+	case flag <- struct{}{}:
+	default:
+	}
+}

@@ -531,7 +531,7 @@ set state = ended.state, cause = ended.cause, ended_at = greatest(s.created_at, 
     tx = pg_current_xact_id()::text::bigint
 from (select unnest($1::tid[]) as place, unnest($2::smallint[]) as state, unnest($3::text[]) as cause,
              unnest($4::timestamptz[]) as at) ended
-where s.ctid = ended.place and s.state = 1`}
+where s.ctid = ended.place`}
 
 func (b *batch) addEndedSagas(t *trip) {
 	sagas := b.changes.Ended

@@ -19,7 +19,6 @@ type lane struct {
 	config  Config
 	session *pgx.ConnConfig
 	log     *slog.Logger
-	notices *noticeSender
 	queue   *queue
 
 	accounts knownAccounts
@@ -76,16 +75,14 @@ type answer struct {
 func newLane(config Config, session *pgx.ConnConfig, log *slog.Logger) *lane {
 	return &lane{
 		config: config, session: session, log: log,
-		notices: newNoticeSender(session, log),
-		queue:   newQueue(config.QueueSize, config.WorthBatch, 2*config.MaxBatch),
+		queue: newQueue(config.QueueSize, config.WorthBatch, 2*config.MaxBatch),
 	}
 }
 
-func (l *lane) start(ctx context.Context, running *sync.WaitGroup) {
+func (l *lane) start(running *sync.WaitGroup) {
 	for range l.config.Writers {
 		running.Go(func() { (&writer{lane: l}).run() })
 	}
-	running.Go(func() { l.notices.run(ctx) })
 }
 
 // close lets the writers answer what is queued and end. It does not wait for them.

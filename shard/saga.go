@@ -11,8 +11,11 @@ import (
 	"github.com/saldo-ledger/saldo/saga"
 )
 
-// Taken before the page is read: every saga of a transaction below it is visible to the page.
-const horizonStatement = `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`
+// Taken before the page is read: every saga of a transaction below xmin is visible to the page, and every transaction that
+// has begun by now is below xmax.
+const horizonStatement = `
+select pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint
+from pg_current_snapshot() as snapshot`
 
 // No locks: two runners on one saga are harmless. Only sagas of slots that are owned here, since a slot that has moved
 // leaves a copy behind.
@@ -21,35 +24,44 @@ select s.tx, s.slot, s.tx_id, s.initiator, s.payee, s.amount, s.currency, s.trac
 from sagas s
 join slots owned on owned.slot = s.slot and owned.state = 'owned'
 where s.state = 1 and (s.tx, s.slot, s.tx_id, s.initiator) > ($1::bigint, $2::smallint, $3::text, $4::text)
+  and s.tx < $5::bigint
 order by s.tx, s.slot, s.tx_id, s.initiator
-limit $5`
+limit $6`
 
-// PendingSagas reads a page of the sagas of this home that have not ended, oldest transaction first.
-func (s *Shard) PendingSagas(ctx context.Context, after saga.Cursor, limit int) (saga.Page, error) {
+// PendingSagas reads a page of the sagas of this home that have not ended, of transactions below before, oldest
+// transaction first.
+func (s *Shard) PendingSagas(ctx context.Context, after saga.Cursor, before int64, limit int) (saga.Page, error) {
 	var (
 		page     saga.Page
 		pipeline pgx.Batch
 	)
-	pipeline.Queue(horizonStatement).QueryRow(func(row pgx.Row) error { return row.Scan(&page.Horizon) })
-	pipeline.Queue(pendingSagasStatement, after.Tx, int16(after.Slot), string(after.TxID), string(after.Initiator), limit).
-		Query(func(rows pgx.Rows) error {
-			for rows.Next() {
-				p := saga.Pending{Saga: ledger.Saga{State: ledger.SagaPending}}
-				p.Kind = ledger.KindTransfer
-				err := rows.Scan(&p.Cursor.Tx, &p.Cursor.Slot, &p.TxID, &p.Initiator, &p.Payee, &p.Amount, &p.Currency, &p.Trace, &p.CreatedAt)
-				if err != nil {
-					return err
-				}
-				p.Cursor.Identity = p.Identity
-				page.Sagas = append(page.Sagas, p)
-			}
-			return rows.Err()
+	pipeline.Queue(horizonStatement).QueryRow(func(row pgx.Row) error { return row.Scan(&page.Horizon, &page.End) })
+	if before > after.Tx {
+		pipeline.Queue(pendingSagasStatement,
+			after.Tx, int16(after.Slot), string(after.TxID), string(after.Initiator), before, limit).Query(func(rows pgx.Rows) (err error) {
+			page.Sagas, err = scanPending(rows)
+			return err
 		})
+	}
 	if err := s.pool.SendBatch(ctx, &pipeline).Close(); err != nil {
 		return saga.Page{}, s.readError(fmt.Errorf("read pending sagas: %w", err))
 	}
 	page.More = len(page.Sagas) == limit
 	return page, nil
+}
+
+func scanPending(rows pgx.Rows) (sagas []saga.Pending, err error) {
+	for rows.Next() {
+		p := saga.Pending{Saga: ledger.Saga{State: ledger.SagaPending}}
+		p.Kind = ledger.KindTransfer
+		err := rows.Scan(&p.Cursor.Tx, &p.Cursor.Slot, &p.TxID, &p.Initiator, &p.Payee, &p.Amount, &p.Currency, &p.Trace, &p.CreatedAt)
+		if err != nil {
+			return nil, err
+		}
+		p.Cursor.Identity = p.Identity
+		sagas = append(sagas, p)
+	}
+	return sagas, rows.Err()
 }
 
 const endedSagasStatement = `

@@ -78,7 +78,7 @@ func Open(config Config, log *slog.Logger) (*Shard, error) {
 	s := &Shard{config: config, log: log.With("shard", config.ID), pool: pool, stop: stop}
 	s.lane = newLane(config, service, s.log)
 	s.balances = newBalanceReader(s)
-	s.lane.start(ctx, &s.running)
+	s.lane.start(&s.running)
 	s.balances.start(ctx, &s.running)
 	return s, nil
 }

@@ -190,7 +190,6 @@ func (w *writer) attempt(items []*item) (err error, committing bool) {
 	}
 	b.remember()
 	b.answer()
-	w.lane.notices.send(b.changes)
 	return nil, true
 }
 

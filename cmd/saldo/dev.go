@@ -235,13 +235,13 @@ func (d *dev) serve(ctx context.Context) error {
 	coordinatorCtx, stopCoordinator := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
 		return wire.RunCoordinator(coordinatorCtx, wire.Coordinator{
-			Settle: 3 * time.Second, Poll: 500 * time.Millisecond, Etcd: etcd, Postgres: postgres,
+			Settle: 3 * time.Second, Handover: time.Second, Poll: 500 * time.Millisecond, Etcd: etcd, Postgres: postgres,
 		}, d.password, d.log)
 	})
 	group.Go(func() error {
 		defer stopCoordinator()
 		return wire.RunRouter(ctx, wire.Router{
-			HTTP: d.HTTP, Currency: d.Currency, Wait: time.Second, Timeout: 8 * time.Second, Grace: 10 * time.Second,
+			HTTP: d.HTTP, Currency: d.Currency, Wait: time.Second, Handover: time.Second, Timeout: 8 * time.Second, Grace: 10 * time.Second,
 			Target: 25 * time.Millisecond, MaxRequests: 4096,
 			Etcd: etcd, Postgres: postgres,
 		}, d.password, d.listener, d.log)

@@ -17,7 +17,10 @@ func TestOutages(t *testing.T) {
 	t.Parallel()
 	c := newServers(t, size{shards: 3})
 	t.Run("a cluster begins", func(t *testing.T) { testBeginning(t, c) })
-	c.startServices(t, size{uncoordinate: true})
+	// Coordinators carry all there is between shards: in TestKills and the others routers carry what they begin.
+	c.startServices(t, size{
+		uncoordinate: true, router: []string{"SALDO_HANDOVER=0"}, coordinator: []string{"SALDO_HANDOVER=0", "SALDO_POLL=50ms"},
+	})
 	for _, test := range []struct {
 		name string
 		test func(*testing.T, *cluster)
@@ -105,9 +108,22 @@ func lineWith(text, part string) string {
 	return ""
 }
 
-// Without a coordinator debits are durable and wait.
+// Without a coordinator debits are durable and wait, unless the router itself goes on.
 func testNoCoordinator(t *testing.T, c *cluster) {
 	a, b := c.faces(t)
+	n := c.addRouter(t)
+	c.ready(t, n)
+	carries := c.face(t, n)
+	norm, nele := c.user(0, "norm"), c.user(1, "nele")
+	carries.newUser(norm, 1000)
+	carries.newUser(nele, 1000)
+	carries.transfer(norm, nele, 100, "n-carried").want(201, "").replayed(false)
+	carries.transfer(norm, c.user(1, "no-one"), 100, "n-carried-back").want(422, "payee_not_found").replayed(false)
+	b.wantBalance(norm, 900)
+	b.wantBalance(nele, 1100)
+	c.routers[n].stop(t)
+	c.routers, c.addresses = c.routers[:n], c.addresses[:n]
+
 	nina, nora, nils := c.user(0, "nina"), c.user(0, "nora"), c.user(1, "nils")
 	for _, id := range []string{nina, nora, nils} {
 		a.newUser(id, 1000)

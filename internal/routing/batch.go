@@ -21,9 +21,13 @@ func (r *Router) TransferAll(ctx context.Context, starts []ledger.Operation, wai
 	once, again := distinct(starts)
 	r.startAll(ctx, starts, once, answers)
 	r.startAll(ctx, starts, again, answers)
-	if wait > 0 {
-		r.awaitAll(ctx, answers, wait)
+	results := make([]*ledger.Result, 0, len(answers))
+	for i := range answers {
+		if answers[i].Err == nil {
+			results = append(results, &answers[i].Result)
+		}
 	}
+	r.finish(ctx, results, wait)
 	return answers
 }
 
@@ -152,64 +156,4 @@ func (r *Router) followAll(ctx context.Context, p *pursuit, m *placement.Map, op
 	}
 	slices.Sort(again)
 	return again
-}
-
-// awaitAll waits for the ends of the answers' sagas, each at its home, but no longer than wait, ctx or the router's life.
-func (r *Router) awaitAll(ctx context.Context, answers []ledger.Answer, wait time.Duration) {
-	m := r.cluster.Map()
-	homes := make(map[ledger.Identity]ledger.ShardID) // of what is waited for
-	for i := range answers {
-		if result := &answers[i].Result; answers[i].Err == nil && result.State == ledger.SagaPending {
-			homes[result.Identity] = m.OwnerOf(result.Initiator).Shard
-		}
-	}
-	if len(homes) == 0 {
-		return
-	}
-	ended := r.awaitEnds(ctx, homes, wait)
-	for i := range answers {
-		result := &answers[i].Result
-		if saga, ok := ended[result.Identity]; ok && result.State == ledger.SagaPending {
-			result.State, result.Cause = saga.State, saga.Cause
-		}
-	}
-}
-
-// awaitEnds is awaitEnd for many sagas. It asks at once, since the first of them may have ended before the last was begun.
-func (r *Router) awaitEnds(
-	ctx context.Context, homes map[ledger.Identity]ledger.ShardID, wait time.Duration,
-) map[ledger.Identity]ledger.Saga {
-	told := make(chan ledger.Saga, len(homes))
-	asked := make(map[ledger.ShardID][]ledger.Identity)
-	ended := make(map[ledger.Identity]ledger.Saga, len(homes))
-	defer func() {
-		for id, home := range homes {
-			r.removeWaiter(home, id, told)
-		}
-	}()
-	for id, home := range homes {
-		if !r.addWaiter(home, id, told) {
-			return ended
-		}
-		asked[home] = append(asked[home], id)
-	}
-	for home, ids := range asked {
-		r.Ended(home, ids)
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	for len(ended) < len(homes) {
-		select {
-		case saga := <-told:
-			ended[saga.Identity] = saga
-			r.removeWaiter(homes[saga.Identity], saga.Identity, told)
-		case <-timer.C:
-			return ended
-		case <-ctx.Done():
-			return ended
-		case <-r.ctx.Done():
-			return ended
-		}
-	}
-	return ended
 }

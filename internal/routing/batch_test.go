@@ -155,7 +155,7 @@ func TestBatchKeepsTheOrderOfAPayer(t *testing.T) {
 func TestBatchWaitsOnceForAll(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, 3)
-	r := s.router(poll(never))
+	r := s.router(poll(500 * time.Millisecond))
 	a, b, c := s.usersOn("s1", 1)[0], s.usersOn("s2", 2), s.usersOn("s3", 1)[0]
 	s.create(r, 1000, a, b[0], c)
 	var starts []ledger.Operation
@@ -170,9 +170,6 @@ func TestBatchWaitsOnceForAll(t *testing.T) {
 	eventually(t, "all are debited", func() bool { return s.askAll(`select count(*) from saldo.sagas`) == 102 })
 	for _, op := range append(starts[:100:100], gone) {
 		s.drain(r, op)
-	}
-	for _, id := range []ledger.ShardID{"s1", "s2", "s3"} {
-		r.Ended(id, nil)
 	}
 	got := <-answers
 	if took := time.Since(began); took < 3*time.Second || took > 5*time.Second {
@@ -196,7 +193,7 @@ func TestBatchWaitsOnceForAll(t *testing.T) {
 		}
 	}
 	for id, spy := range s.spies {
-		if n := spy.looks.Load(); n > 3 {
+		if n := spy.looks.Load(); n > 8 {
 			t.Errorf("%s was asked %d times", id, n)
 		}
 	}
@@ -204,11 +201,11 @@ func TestBatchWaitsOnceForAll(t *testing.T) {
 	s.mustAnswer(r, time.Minute, step{never, "COMPLETED again"}, step{gone, "REFUNDED payee_not_found again"})
 }
 
-// Sagas that ended before anybody waited for them, without a notice: they are asked for at once.
+// Sagas that ended before anybody waited for them.
 func TestBatchFindsWhatHasEnded(t *testing.T) {
 	t.Parallel()
 	s, payer, payee := pair(t)
-	r := s.router(poll(never))
+	r := s.router()
 	op := transfer(payer, payee, "t", 1)
 	s.spies["s2"].before(func(ledger.Operation) error { // the other shard takes its time
 		for _, err := r.Find(s.ctx, op.Identity); err != nil; _, err = r.Find(s.ctx, op.Identity) {
@@ -411,11 +408,8 @@ func TestWholeSystemWithBatches(t *testing.T) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
-	routers := []*process{s.another(), s.another()}
-	for _, p := range routers {
-		p.runs(ctx, &running, false)
-	}
-	s.another().runs(ctx, &running, true)
+	routers := []*process{s.another(handover(time.Second)), s.another(handover(time.Second))}
+	s.another().runs(ctx, &running, 200*time.Millisecond)
 
 	var users []ledger.UserID
 	homes := map[ledger.UserID]ledger.ShardID{}

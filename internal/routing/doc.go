@@ -1,7 +1,8 @@
 // Package routing is what routers and coordinators do with a ledger that is spread over shards: find the shard a user
 // lives on, do an operation there, and do it elsewhere when the user has moved.
 //
-// It owns the use cases (create a user, read, transfer, wait for a saga's end) and what to do about a map that is wrong.
+// It owns the use cases (create a user, read, transfer, carry a saga and wait for its end) and what to do about a map that
+// is wrong.
 // It refuses to know what a shard or a registry is made of: both are interfaces declared here.
 //
 // # When the map is wrong
@@ -20,6 +21,12 @@
 // (the payee's slot is not there), and the start is built again by the newer map. If the map says "apart" and both live
 // together, the saga runs on one shard: slower, and right. A repeat is answered from the recorded start whichever way it
 // is sent, so it does not matter what the map says by then.
+//
+// # Steps of sagas
+//
+// A router carries the sagas that it begins: package saga decides, and the steps go through the lanes of this process like
+// everything else. Coordinators use the same steps for what routers have left. A step is tried once by the map of the
+// moment; who sent it sends it again.
 //
 // # Many at once
 //

@@ -20,7 +20,8 @@ type Shard interface {
 	// SubmitAll does several operations, each as Submit does it, with its own holds. Those of one user are done in their
 	// order.
 	SubmitAll(ctx context.Context, ops []ledger.Operation, holds [][]placement.Hold) []ledger.Answer
-	Complete(ctx context.Context, id ledger.Identity, hold placement.Hold) (ledger.SagaState, error)
+	// CompleteAll ends sagas whose credits are applied. The State of a Result is the saga's, with an error too, if known.
+	CompleteAll(ctx context.Context, ids []ledger.Identity, holds []placement.Hold) []ledger.Answer
 	CreateUser(ctx context.Context, user ledger.User, hold placement.Hold) (stored ledger.User, created bool, err error)
 	User(ctx context.Context, id ledger.UserID) (ledger.User, error)
 	Balance(ctx context.Context, id ledger.UserID, currency ledger.Currency) (ledger.Account, error)
@@ -45,7 +46,8 @@ type Cluster interface {
 type Config struct {
 	FenceWait time.Duration // for a moving slot; default 2 s
 	Reroutes  int           // how often a call follows a changed map; default 8
-	Poll      time.Duration // look for ends of sagas even without a notice; default 100 ms
+	Handover  time.Duration // for which a router carries the sagas that it begins; default 1 s; negative: not at all
+	Poll      time.Duration // look for ends of sagas that others carry; default 100 ms
 }
 
 // Router does use cases on whichever shards they concern. It is safe for concurrent use.
@@ -54,12 +56,13 @@ type Router struct {
 	config  Config
 	log     *slog.Logger
 
-	mu      sync.Mutex
-	waiting map[ledger.ShardID]*homeWait // homes with somebody who waits for the end of a saga
-	closed  bool
-	loops   sync.WaitGroup
-	ctx     context.Context // of the loops
-	stop    context.CancelFunc
+	mu       sync.Mutex
+	waiting  map[ledger.ShardID]homeWait // homes with somebody who waits for the end of a saga
+	carrying int                         // sagas
+	closed   bool
+	loops    sync.WaitGroup
+	ctx      context.Context // of the loops
+	stop     context.CancelFunc
 }
 
 // New returns a router. Close ends it.
@@ -70,11 +73,14 @@ func New(cluster Cluster, config Config, log *slog.Logger) *Router {
 	if config.Reroutes == 0 {
 		config.Reroutes = 8
 	}
+	if config.Handover == 0 {
+		config.Handover = time.Second
+	}
 	if config.Poll == 0 {
 		config.Poll = 100 * time.Millisecond
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &Router{cluster: cluster, config: config, log: log, ctx: ctx, stop: stop, waiting: make(map[ledger.ShardID]*homeWait)}
+	return &Router{cluster: cluster, config: config, log: log, ctx: ctx, stop: stop, waiting: make(map[ledger.ShardID]homeWait)}
 }
 
 // Close ends what the router does on its own. Calls under way go on, but no longer wait for ends of sagas.
@@ -122,8 +128,7 @@ func (r *Router) follow(ctx context.Context, p *pursuit, m *placement.Map, refus
 	case ledger.CodeOf(err) == ledger.CodeUnknown:
 		return err // an attempt was lost before the refusal
 	case refused.Ahead():
-		r.log.Error("a shard is behind the map: it lost a write or was restored from a backup; nothing is written to its slots until a person has looked",
-			"slot", refused.Refusals[0].Slot, "error", err)
+		r.sayAhead(refused)
 		return ledger.Unavailable("the shard is being looked after: nothing was recorded, try again later", err)
 	case fenced:
 		if p.fenced++; p.fenced == 1 {
@@ -151,6 +156,11 @@ func (r *Router) follow(ctx context.Context, p *pursuit, m *placement.Map, refus
 		return ledger.Unavailable("the map of the cluster is not up to date: nothing was recorded, try again", errors.Join(err, refreshErr))
 	}
 	return nil
+}
+
+func (r *Router) sayAhead(refused *placement.OwnershipError) {
+	r.log.Error("a shard is behind the map: it lost a write or was restored from a backup; nothing is written to its slots until a person has looked",
+		"slot", refused.Refusals[0].Slot, "error", refused)
 }
 
 func (r *Router) tryShardOf(m *placement.Map, user ledger.UserID, do func(m *placement.Map, s Shard, hold placement.Hold) error) error {

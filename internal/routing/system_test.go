@@ -102,8 +102,9 @@ func (s *system) openAt(id ledger.ShardID, dsn string) *shard.Shard {
 	return opened
 }
 
+// router returns a router that leaves the sagas that it begins to the test, unless config is changed.
 func (s *system) router(change ...func(*routing.Config)) *routing.Router {
-	var config routing.Config
+	config := routing.Config{Handover: -1}
 	for _, c := range change {
 		c(&config)
 	}
@@ -323,18 +324,38 @@ func (s *system) mustBe(r *routing.Router, op ledger.Operation, wait time.Durati
 func (s *system) drain(r *routing.Router, op ledger.Operation) {
 	s.t.Helper()
 	op.Step = ledger.StepCredit
-	result, err := r.Submit(s.ctx, op)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if result.Reason == ledger.Applied {
-		_, err = r.Complete(s.ctx, op.Identity)
+	if result := s.submit(r, op); result.Reason == ledger.Applied {
+		s.again(func() error { return r.CompleteAll(s.ctx, []ledger.Identity{op.Identity})[0].Err })
 	} else {
 		op.Step, op.Cause = ledger.StepRefund, result.Reason
-		_, err = r.Submit(s.ctx, op)
+		s.submit(r, op)
 	}
-	if err != nil {
-		s.t.Fatal(err)
+}
+
+// submit does a step, however often it takes.
+func (s *system) submit(r *routing.Router, op ledger.Operation) (result ledger.Result) {
+	s.t.Helper()
+	s.again(func() error {
+		answer := r.SubmitAll(s.ctx, []ledger.Operation{op})[0]
+		result = answer.Result
+		return answer.Err
+	})
+	return result
+}
+
+// again tries until a slot that has moved is found.
+func (s *system) again(try func() error) {
+	s.t.Helper()
+	for tries := 0; ; tries++ {
+		err := try()
+		if err == nil {
+			return
+		}
+		if tries == 20 {
+			s.t.Error(err)
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 

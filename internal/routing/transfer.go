@@ -11,17 +11,13 @@ import (
 )
 
 // Transfer does the start of a transfer (its Saga flag is decided here) at the initiator's home. If that opens a saga, or
-// finds one that is still running, it waits for the end, but no longer than wait. replayed tells that the identity was
-// known, with the same contents. The record has no times.
+// finds one that is still running, it waits for the end, but no longer than wait. What it opens it carries to its end, also
+// when wait is over. replayed tells that the identity was known, with the same contents. The record has no times.
 //
 // A refusal is a record, not an error. Errors: CodeConflict, CodeUnavailable, CodeOverloaded, CodeUnknown.
 func (r *Router) Transfer(ctx context.Context, start ledger.Operation, wait time.Duration) (record ledger.TransferRecord, replayed bool, err error) {
-	var (
-		result ledger.Result
-		home   ledger.ShardID
-	)
+	var result ledger.Result
 	err = r.onShardOf(ctx, start.Initiator, func(m *placement.Map, s Shard, _ placement.Hold) (err error) {
-		home = m.OwnerOf(start.Initiator).Shard
 		holds := aim(m, &start, make([]placement.Hold, 0, 2))
 		result, err = s.Submit(ctx, start, holds...)
 		return err
@@ -29,13 +25,8 @@ func (r *Router) Transfer(ctx context.Context, start ledger.Operation, wait time
 	if err != nil {
 		return ledger.TransferRecord{}, false, err
 	}
-	record = ledger.TransferRecord{Recorded: result.Recorded, State: result.State, Cause: result.Cause}
-	if record.State == ledger.SagaPending && wait > 0 {
-		if ended, ok := r.awaitEnd(ctx, home, record.Identity, wait); ok {
-			record.State, record.Cause = ended.State, ended.Cause
-		}
-	}
-	return record, result.Replayed, nil
+	r.finish(ctx, []*ledger.Result{&result}, wait)
+	return ledger.TransferRecord{Recorded: result.Recorded, State: result.State, Cause: result.Cause}, result.Replayed, nil
 }
 
 // aim makes a start one of a saga if its payee lives elsewhere by the map, and appends what it holds.
@@ -51,24 +42,6 @@ func aim(m *placement.Map, start *ledger.Operation, holds []placement.Hold) []pl
 		}
 	}
 	return holds
-}
-
-// Submit does a credit or a refund on the shard of the operation's owner. Errors as for Transfer, and ErrImpossible.
-func (r *Router) Submit(ctx context.Context, op ledger.Operation) (result ledger.Result, err error) {
-	err = r.onShardOf(ctx, op.Owner(), func(_ *placement.Map, s Shard, hold placement.Hold) (err error) {
-		result, err = s.Submit(ctx, op, hold)
-		return err
-	})
-	return result, err
-}
-
-// Complete ends a credited saga at its home. Errors as for Submit.
-func (r *Router) Complete(ctx context.Context, id ledger.Identity) (state ledger.SagaState, err error) {
-	err = r.onShardOf(ctx, id.Initiator, func(_ *placement.Map, s Shard, hold placement.Hold) (err error) {
-		state, err = s.Complete(ctx, id, hold)
-		return err
-	})
-	return state, err
 }
 
 // Find reads what became of a transfer. Errors: CodeTransferNotFound, CodeUnavailable.

@@ -2,7 +2,6 @@ package routing_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -48,56 +47,33 @@ func (s *system) start(r *routing.Router, op ledger.Operation, wait time.Duratio
 	return answers
 }
 
-func TestNoticeAnswersWhoWaits(t *testing.T) {
-	t.Parallel()
-	for _, named := range []bool{true, false} {
-		t.Run(fmt.Sprint("named=", named), func(t *testing.T) {
-			t.Parallel()
-			s, payer, payee := pair(t)
-			r := s.router(poll(never))
-			op, other := transfer(payer, payee, "t", 1), transfer(payer, payee, "other", 1)
-			nobody := transfer(payer, s.usersOn("s2", 2)[1], "nobody", 1)
-			first, twin, otherWaits, refunded := s.start(r, op, 20*time.Second), s.start(r, op, 20*time.Second),
-				s.start(r, other, time.Second), s.start(r, nobody, 20*time.Second)
-			s.drain(r, op)
-			s.drain(r, nobody)
-			told := time.Now()
-			if named {
-				r.Ended("s2", []ledger.Identity{op.Identity}) // another home
-				r.Ended("s1", []ledger.Identity{op.Identity, {Initiator: "x", TxID: "y"}, nobody.Identity})
-			} else {
-				r.Ended("s1", nil)
-			}
-			for _, answers := range []<-chan answer{first, twin} {
-				if a := <-answers; a.err != nil || a.record.Status() != ledger.StatusCompleted {
-					t.Errorf("answered %v, %v", a.record.Status(), a.err)
-				}
-			}
-			if a := <-refunded; a.record.Status() != ledger.StatusRefunded || a.record.WhyNot() != ledger.PayeeNotFound {
-				t.Errorf("answered %v, %q, %v", a.record.Status(), a.record.WhyNot(), a.err)
-			}
-			if took := time.Since(told); took > 700*time.Millisecond {
-				t.Errorf("answered %v after the notice", took)
-			}
-			if a := <-otherWaits; a.err != nil || a.record.Status() != ledger.StatusPending || a.took < time.Second {
-				t.Errorf("the other is answered %v after %v, %v", a.record.Status(), a.took, a.err)
-			}
-			if n := s.spies["s1"].looks.Load(); n > 2 {
-				t.Errorf("%d queries", n)
-			}
-		})
-	}
-}
-
 func TestPollAnswersWhoWaits(t *testing.T) {
 	t.Parallel()
 	s, payer, payee := pair(t)
-	r := s.router(poll(50 * time.Millisecond))
-	op := transfer(payer, payee, "t", 1)
-	waits := s.start(r, op, 20*time.Second)
+	r := s.router(poll(200 * time.Millisecond))
+	op, other := transfer(payer, payee, "t", 1), transfer(payer, payee, "other", 1)
+	nobody := transfer(payer, s.usersOn("s2", 2)[1], "nobody", 1)
+	first, twin, otherWaits, refunded := s.start(r, op, 20*time.Second), s.start(r, op, 20*time.Second),
+		s.start(r, other, 2*time.Second), s.start(r, nobody, 20*time.Second)
 	s.drain(r, op)
-	if a := <-waits; a.record.Status() != ledger.StatusCompleted || a.took > 5*time.Second {
-		t.Errorf("answered %v after %v, %v", a.record.Status(), a.took, a.err)
+	s.drain(r, nobody)
+	ended := time.Now()
+	for _, answers := range []<-chan answer{first, twin} {
+		if a := <-answers; a.err != nil || a.record.Status() != ledger.StatusCompleted {
+			t.Errorf("answered %v, %v", a.record.Status(), a.err)
+		}
+	}
+	if a := <-refunded; a.record.Status() != ledger.StatusRefunded || a.record.WhyNot() != ledger.PayeeNotFound {
+		t.Errorf("answered %v, %q, %v", a.record.Status(), a.record.WhyNot(), a.err)
+	}
+	if took := time.Since(ended); took > time.Second {
+		t.Errorf("answered %v after the ends", took)
+	}
+	if a := <-otherWaits; a.err != nil || a.record.Status() != ledger.StatusPending || a.took < 2*time.Second {
+		t.Errorf("the other is answered %v after %v, %v", a.record.Status(), a.took, a.err)
+	}
+	if n := s.spies["s1"].looks.Load(); n > 12 {
+		t.Errorf("%d queries", n)
 	}
 }
 
@@ -198,13 +174,7 @@ func TestManyWaitersShareQueries(t *testing.T) {
 	for range n {
 		op := <-started
 		drains.Go(func() {
-			op.Step = ledger.StepCredit
-			_, err := r.Submit(s.ctx, op)
-			_, endErr := r.Complete(s.ctx, op.Identity)
-			if err := errors.Join(err, endErr); err != nil {
-				t.Error(err)
-			}
-			r.Ended("s1", []ledger.Identity{op.Identity})
+			s.drain(r, op)
 		})
 	}
 	drains.Wait()

@@ -39,20 +39,13 @@ func (s *system) another(change ...func(*routing.Config)) *process {
 	return p
 }
 
-// runs makes the process a coordinator for all homes, or one that only listens for ends, until the test is over.
-func (p *process) runs(ctx context.Context, group *sync.WaitGroup, coordinator bool) {
-	for id, s := range p.shards {
-		if !coordinator {
-			group.Go(func() {
-				s.Listen(ctx, func(_ shard.Notice, named []ledger.Identity) { p.router.Ended(id, named) }, shard.SagasEnded)
-			})
-			continue
-		}
-		driver := saga.NewDriver(s, p.router, saga.Config{Sweep: 2 * time.Second}, slog.New(slog.NewTextHandler(&p.log, nil)))
+// runs makes the process a coordinator for all homes until the test is over.
+func (p *process) runs(ctx context.Context, group *sync.WaitGroup, handover time.Duration) {
+	for _, s := range p.shards {
+		driver := saga.NewDriver(s, p.router, saga.Config{
+			Handover: handover, Poll: 20 * time.Millisecond, Sweep: 2 * time.Second,
+		}, slog.New(slog.NewTextHandler(&p.log, nil)))
 		group.Go(func() { driver.Run(ctx) })
-		group.Go(func() {
-			s.Listen(ctx, func(shard.Notice, []ledger.Identity) { driver.Wake() }, shard.SagasOpened)
-		})
 	}
 }
 
@@ -65,13 +58,10 @@ func TestWholeSmallSystem(t *testing.T) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
-	routers := []*process{s.another(), s.another()}
-	for _, p := range routers {
-		p.runs(ctx, &running, false)
-	}
+	routers := []*process{s.another(handover(time.Second)), s.another(handover(30 * time.Millisecond))}
 	coordinators := []*process{s.another(), s.another()}
 	for _, p := range coordinators {
-		p.runs(ctx, &running, true)
+		p.runs(ctx, &running, 50*time.Millisecond) // before the first router gives up: both work on some sagas
 	}
 
 	var users []ledger.UserID
@@ -296,7 +286,7 @@ func TestCoordinatorsFollowMovedSlots(t *testing.T) {
 	defer stop()
 	for _, p := range coordinators {
 		p.set(func() { p.truth = s.truth })
-		p.runs(ctx, &running, true)
+		p.runs(ctx, &running, -1)
 	}
 	eventually(t, "all sagas end", func() bool {
 		return s.askAll(`select count(*) from saldo.sagas s join saldo.slots o using (slot) where s.state = 1 and o.state = 'owned'`) == 0

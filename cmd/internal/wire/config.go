@@ -98,6 +98,7 @@ type Router struct {
 	HTTP        string        `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
 	Currency    string        `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
 	Wait        time.Duration `name:"wait" env:"SALDO_WAIT" default:"1s" help:"How long a request waits for the end of a transfer between shards before it is answered 202 PENDING."`
+	Handover    time.Duration `name:"handover" env:"SALDO_HANDOVER" default:"1s" help:"How long a router itself carries a transfer between shards that it has begun. From then on a coordinator does. The same for routers and coordinators; 0: coordinators do from the beginning."`
 	Timeout     time.Duration `name:"timeout" env:"SALDO_TIMEOUT" default:"8s" help:"Of a request, from its arrival to its answer."`
 	Grace       time.Duration `name:"grace" env:"SALDO_GRACE" default:"10s" help:"For requests under way when the process is told to stop."`
 	Target      time.Duration `name:"target" env:"SALDO_TARGET" default:"25ms" help:"In which a shard should have done what it is given. A request for which there is no room within as much time again is answered 503. Four commits of the shard, or more; 0: no limit."`
@@ -113,6 +114,8 @@ func (r *Router) Validate() error {
 		return fmt.Errorf("--currency %q: %w", r.Currency, err)
 	}
 	switch {
+	case r.Handover < 0:
+		return fmt.Errorf("--handover is %v, not 0 or more", r.Handover)
 	case r.Target < 0:
 		return fmt.Errorf("--target is %v, not 0 or more", r.Target)
 	case r.MaxRequests < 0:
@@ -125,14 +128,28 @@ func (r *Router) Validate() error {
 type Coordinator struct {
 	Name      string        `name:"name" env:"SALDO_NAME" help:"Of this process among coordinators. Default: host and process id."`
 	Settle    time.Duration `name:"settle" env:"SALDO_SETTLE" default:"3s" help:"A new cluster's slots are spread when no shard has joined for so long (unless the cluster was created with a number of shards to wait for)."`
-	Poll      time.Duration `name:"poll" env:"SALDO_POLL" default:"500ms" help:"Look for unfinished transfers even without a notice."`
+	Handover  time.Duration `name:"handover" env:"SALDO_HANDOVER" default:"1s" help:"How long a transfer between shards is left to the router that has begun it. The same for routers and coordinators."`
+	Poll      time.Duration `name:"poll" env:"SALDO_POLL" default:"500ms" help:"Look for transfers that have not ended."`
 	DebugHTTP string        `name:"debug-http" env:"SALDO_DEBUG_HTTP" placeholder:"ADDRESS" help:"Loopback address to serve Go's profiler on. Default: none."`
 	Etcd      `embed:""`
 	Postgres  `embed:""`
 }
 
 // Validate is called by the flag parser.
-func (c *Coordinator) Validate() error { return c.Postgres.Validate() }
+func (c *Coordinator) Validate() error {
+	if c.Handover < 0 {
+		return fmt.Errorf("--handover is %v, not 0 or more", c.Handover)
+	}
+	return c.Postgres.Validate()
+}
+
+// handover says it as packages saga and routing want to hear it, whose zero is a default.
+func handover(flag time.Duration) time.Duration {
+	if flag == 0 {
+		return -1
+	}
+	return flag
+}
 
 func readSecret(file string) (string, error) {
 	if file == "" {

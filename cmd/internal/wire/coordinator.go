@@ -10,7 +10,6 @@ import (
 
 	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
-	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/routing"
 	"github.com/saldo-ledger/saldo/saga"
 	"github.com/saldo-ledger/saldo/shard"
@@ -58,30 +57,12 @@ type sagaRunner struct {
 // run drives the sagas of one home while this process is elected for it. The election is for efficiency only: when etcd is
 // away nobody is elected, and every coordinator drives, which is harmless.
 func (r *sagaRunner) run(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, home *shard.Shard) {
-	var (
-		mu      sync.Mutex
-		current = make(map[*saga.Driver]struct{}) // guarded by mu
-		running sync.WaitGroup
-	)
 	drive := func(ctx context.Context) {
-		driver := saga.NewDriver(home, r.steps, saga.Config{Poll: r.config.Poll}, r.log.With("home", home.ID()))
-		mu.Lock()
-		current[driver] = struct{}{}
-		mu.Unlock()
-		driver.Run(ctx)
-		mu.Lock()
-		defer mu.Unlock()
-		delete(current, driver)
+		saga.NewDriver(home, r.steps, saga.Config{
+			Poll: r.config.Poll, Handover: handover(r.config.Handover),
+		}, r.log.With("home", home.ID())).Run(ctx)
 	}
-	running.Go(func() {
-		home.Listen(ctx, func(shard.Notice, []ledger.Identity) {
-			mu.Lock()
-			defer mu.Unlock()
-			for driver := range current {
-				driver.Wake()
-			}
-		}, shard.SagasOpened)
-	})
+	var running sync.WaitGroup
 	running.Go(func() { whileAway(ctx, w, drive) })
 	err := c.Lead(ctx, "sagas."+string(home.ID()), r.config.Name, func(ctx context.Context, _ cluster.Leadership) error {
 		drive(ctx)

@@ -57,6 +57,9 @@ func (l *limited) Submit(ctx context.Context, op ledger.Operation, holds ...plac
 }
 
 func (l *limited) SubmitAll(ctx context.Context, ops []ledger.Operation, holds [][]placement.Hold) []ledger.Answer {
+	if len(ops) > 0 && ops[0].Step != ledger.StepStart { // of sagas: what was let in is finished
+		return l.shard.SubmitAll(ctx, ops, holds)
+	}
 	if !l.batches.Enter(ctx, len(ops)) {
 		answers := make([]ledger.Answer, len(ops))
 		for i := range answers {
@@ -68,8 +71,8 @@ func (l *limited) SubmitAll(ctx context.Context, ops []ledger.Operation, holds [
 	return l.shard.SubmitAll(ctx, ops, holds)
 }
 
-func (l *limited) Complete(ctx context.Context, id ledger.Identity, hold placement.Hold) (ledger.SagaState, error) {
-	return l.shard.Complete(ctx, id, hold) // only coordinators do
+func (l *limited) CompleteAll(ctx context.Context, ids []ledger.Identity, holds []placement.Hold) []ledger.Answer {
+	return l.shard.CompleteAll(ctx, ids, holds)
 }
 
 func (l *limited) CreateUser(ctx context.Context, user ledger.User, hold placement.Hold) (ledger.User, bool, error) {

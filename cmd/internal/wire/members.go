@@ -45,7 +45,7 @@ type member struct {
 
 // duties is what a process does beside its open shards and its cluster.
 type duties struct {
-	// beside runs as long as a shard is open and until ctx ends.
+	// beside runs as long as a shard is open and until ctx ends. It may be nil.
 	beside func(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, s *shard.Shard)
 	// whole runs as long as the process is in touch with its cluster, or until it returns.
 	whole func(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher)
@@ -182,7 +182,9 @@ func (m *members) follow(ctx context.Context, c *cluster.Cluster, w *cluster.Wat
 		m.open[id] = opened
 		go func() {
 			defer close(opened.done)
-			d.beside(besideCtx, c, w, s)
+			if d.beside != nil {
+				d.beside(besideCtx, c, w, s)
+			}
 		}()
 	}
 }

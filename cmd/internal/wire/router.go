@@ -11,10 +11,8 @@ import (
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/api"
-	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/routing"
-	"github.com/saldo-ledger/saldo/shard"
 )
 
 // RunRouter serves HTTP on listener until ctx ends, then lets requests under way finish. It serves from the start; until
@@ -32,7 +30,7 @@ func RunRouter(ctx context.Context, config Router, passwords Passwords, listener
 	defer stopDebug()
 	m := newMembers(etcd, &config.Postgres, passwords, "router", log)
 	m.target = config.Target
-	router := routing.New(m, routing.Config{}, log)
+	router := routing.New(m, routing.Config{Handover: handover(config.Handover)}, log)
 
 	// The cluster is left only when no request needs it any more.
 	inTouch, leave := context.WithCancel(context.WithoutCancel(ctx))
@@ -40,9 +38,7 @@ func RunRouter(ctx context.Context, config Router, passwords Passwords, listener
 	failed := make(chan error, 2)
 	var running sync.WaitGroup
 	running.Go(func() {
-		failed <- m.run(inTouch, duties{beside: func(ctx context.Context, _ *cluster.Cluster, _ *cluster.Watcher, s *shard.Shard) {
-			s.Listen(ctx, func(_ shard.Notice, named []ledger.Identity) { router.Ended(s.ID(), named) }, shard.SagasEnded)
-		}})
+		failed <- m.run(inTouch, duties{})
 	})
 
 	server := api.NewServer(api.New(api.Config{

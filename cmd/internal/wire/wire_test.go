@@ -380,7 +380,7 @@ func watchForNobody(working *atomic.Int64) func() time.Duration {
 func (w *world) coordinator(name string) (stop func()) {
 	w.Helper()
 	config := Coordinator{
-		Name: name, Settle: 500 * time.Millisecond, Poll: time.Hour, Postgres: postgres,
+		Name: name, Settle: 500 * time.Millisecond, Poll: 50 * time.Millisecond, Postgres: postgres,
 		Etcd: Etcd{Endpoints: w.endpoints, Prefix: w.prefix},
 	}
 	return w.background(func(ctx context.Context) error { return RunCoordinator(ctx, config, w.passwords, w.log) })
@@ -477,13 +477,9 @@ func TestElectionHandsOver(t *testing.T) {
 	w.register("s2", "")
 	stops := map[string]func(){"one": w.coordinator("one"), "two": w.coordinator("two")}
 	m := newMembers(w.cluster(), &postgres, w.passwords, "test", w.log)
-	r := routing.New(m, routing.Config{}, w.log)
+	r := routing.New(m, routing.Config{Handover: -1}, w.log) // it carries nothing itself
 	t.Cleanup(r.Close)
-	w.background(func(ctx context.Context) error {
-		return m.run(ctx, duties{beside: func(ctx context.Context, _ *cluster.Cluster, _ *cluster.Watcher, s *shard.Shard) {
-			s.Listen(ctx, func(_ shard.Notice, named []ledger.Identity) { r.Ended(s.ID(), named) }, shard.SagasEnded)
-		}})
-	})
+	w.background(func(ctx context.Context) error { return m.run(ctx, duties{}) })
 	w.eventually(20*time.Second, "the cluster serves", func() bool {
 		_, _, err := r.CreateUser(w.ctx, ledger.User{ID: "u", Name: "u"})
 		return err == nil
