@@ -20,7 +20,7 @@ type Config struct {
 	Password string         // where DSN has none; else as libpq finds one
 	Name     string         // of this process, shown in pg_stat_activity
 
-	Writers      int           // of the lane, 1 to 4; default 2
+	Writers      int           // of the lane, 1 to 4; default 3
 	MaxBatch     int           // operations in one transaction; default 512
 	WorthBatch   int           // operations that wait before a second writer begins a batch beside the first; default 32
 	QueueSize    int           // operations that wait for a writer; default 8192
@@ -33,7 +33,7 @@ type Config struct {
 
 func (c *Config) setDefaults() {
 	setDefault(&c.Name, "saldo")
-	setDefault(&c.Writers, 2)
+	setDefault(&c.Writers, 3)
 	setDefault(&c.MaxBatch, 512)
 	setDefault(&c.WorthBatch, 32)
 	setDefault(&c.QueueSize, 8192)

@@ -228,7 +228,7 @@ func sortedIDs[V any](m map[ledger.ShardID]V) []ledger.ShardID { return slices.S
 // serve runs router and coordinator until ctx ends or one fails.
 func (d *dev) serve(ctx context.Context) error {
 	etcd := wire.Etcd{Endpoints: d.etcd.Endpoints()}
-	postgres := wire.Postgres{Writers: 2, MaxBatch: 512, QueueSize: 8192, ReadConns: 4, BalanceBatch: 1024}
+	postgres := wire.Postgres{Writers: 3, MaxBatch: 512, QueueSize: 8192, ReadConns: 4, BalanceBatch: 1024}
 	group, ctx := errgroup.WithContext(ctx)
 
 	// The coordinator outlives the router: requests that are waiting get their ends.

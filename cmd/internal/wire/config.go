@@ -42,7 +42,7 @@ func (e *Etcd) Config(log *slog.Logger) (cluster.Config, error) {
 // Postgres says how to use the shards that etcd names. Their addresses come from there, their secrets never do.
 type Postgres struct {
 	PasswordFile string `name:"postgres-password-file" env:"SALDO_POSTGRES_PASSWORD_FILE" placeholder:"FILE" help:"Holds the password of all shards. Without it PGPASSWORD and PGPASSFILE count, as for psql; a PGPASSFILE may name one for each shard."`
-	Writers      int    `name:"lane-writers" env:"SALDO_LANE_WRITERS" default:"2" help:"Connections that write to one shard, 1 to 4."`
+	Writers      int    `name:"lane-writers" env:"SALDO_LANE_WRITERS" default:"3" help:"Connections that write to one shard, 1 to 4."`
 	MaxBatch     int    `name:"lane-batch" env:"SALDO_LANE_BATCH" default:"512" help:"Operations in one transaction, at most."`
 	QueueSize    int    `name:"lane-queue" env:"SALDO_LANE_QUEUE" default:"8192" help:"Operations that wait for one shard. Beyond, requests are answered 503."`
 	ReadConns    int    `name:"read-connections" env:"SALDO_READ_CONNECTIONS" default:"4" help:"Connections that read from one shard."`

@@ -28,18 +28,17 @@ var _ routing.Shard = (*limited)(nil)
 const (
 	// always is what a shard is given of each kind however long it takes: enough for its commits to be worth their flush.
 	always = 128
-	// waiting is how many calls of each kind may wait for room.
-	waiting = 4096
+	// waiting is how many calls of each kind may wait for a shard.
+	waiting = 96
 	// batchPatience is how long a batch waits for room: whoever sends much at once has time.
-	batchPatience = time.Second
+	batchPatience = 2 * time.Second
 )
 
-// limit returns the shard with limits by which what is let in is done in about the target time. Until then it may have
-// waited as much time again for room.
+// limit returns the shard with limits by which what is let in is done in about the target time.
 func limit(s routing.Shard, target time.Duration) *limited {
-	config := admission.Config{Target: target, Always: always, Patience: target, Waiting: waiting}
+	config := admission.Config{Target: target, Always: always, Waiting: waiting}
 	l := &limited{shard: s, writes: admission.New(config), balances: admission.New(config), queries: admission.New(config)}
-	config.Patience = max(target, batchPatience)
+	config.Patience = batchPatience
 	l.batches = admission.New(config)
 	return l
 }
