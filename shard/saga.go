@@ -22,7 +22,11 @@ from pg_current_snapshot() as snapshot`
 const pendingSagasStatement = `
 select s.tx, s.slot, s.tx_id, s.initiator, s.payee, s.amount, s.currency, s.trace, s.created_at
 from sagas s
-join slots owned on owned.slot = s.slot and owned.state = 'owned'
+cross join lateral (
+    select from slots owned
+    where owned.slot = s.slot and owned.state = 'owned'
+    offset 0 -- for each saga: the other way round, the queue would be read for each slot
+) owned
 where s.state = 1 and (s.tx, s.slot, s.tx_id, s.initiator) > ($1::bigint, $2::smallint, $3::text, $4::text)
   and s.tx < $5::bigint
 order by s.tx, s.slot, s.tx_id, s.initiator
