@@ -43,7 +43,7 @@ type balanceAnswer struct {
 
 const (
 	balanceReaders = 2  // queries in flight
-	worthBalances  = 32 // reads that wait before a second query is sent beside the first
+	worthBalances  = 128 // reads that wait before a second query is sent beside the first
 )
 
 func newBalanceReader(s *Shard) *balanceReader {
