@@ -42,7 +42,7 @@ type balanceAnswer struct {
 }
 
 const (
-	balanceReaders = 2  // queries in flight
+	balanceReaders = 2   // queries in flight
 	worthBalances  = 128 // reads that wait before a second query is sent beside the first
 )
 
