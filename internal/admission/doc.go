@@ -2,23 +2,28 @@
 //
 // It owns one type, the Limiter. It refuses to know what the work is, and what its refusal means to whoever asked.
 //
-// # The rule
+// # How much is let in
 //
 // What is let in should be done within a target time. By Little's law that is so while the work under way is at most the
-// target times the rate at which work gets done. So the limiter measures that rate and needs to know nothing about the
-// place: a slow one gets less work, one that stands still gets a handful, several limiters in front of one place share it.
-// Work beyond waits a moment for room, and is then refused, early enough to be tried somewhere else.
+// target times the rate at which work gets done. So the limiter measures that rate, and needs to know nothing about the
+// place: a slow one is given less, one that stands still gets a handful, and several limiters in front of one place share
+// it. The rate counts only time in which there was work, so a place of which little is asked is not taken for a slow one.
+// Some work is let in whatever the rate (Config.Always): the rate of a place that groups its work, as commits do, is low as
+// long as there is little to group.
 //
-// The rate counts only time in which there was work: a place where little is asked for is not taken for a slow one. And
-// whatever the rate, some work is let in (Config.Always): the rate of a place that groups its work, as commits do, is low
-// as long as there is little to group.
+// A place where even a call that is alone takes long can group its work well only if it has more of it. So the target is at
+// least some times what such a call takes.
 //
-// # Who waits, and who is refused
+// # What becomes of the rest
 //
-// The oldest is let in first, so a burst is served in its order. But when more comes than gets done, each would be let in
-// just before it gives up, and all would take the longest time possible. So while calls are being refused the newest is
-// let in first: most are served at once, and who is not is refused either way.
+// It waits for room, the oldest first, so a burst is done a little later. But if even the waiting room is full, more comes
+// than gets done, and a queue that never empties only makes everyone late. Then, for some time, nobody waits: there is room
+// for half as much, which is soon done, and whoever does not find any is refused at once. The time doubles when the waiting
+// room is full again soon after.
 //
-// Limiters that look for the right concurrency by latency alone (gradients against the fastest or the usual time) take the
-// longer commits of a deeper queue for overload, and find a new limit in minutes.
+// # Why not another way
+//
+// Limiters that find the right concurrency by latency alone (gradients against the fastest or the usual time) take the longer
+// commits of a deeper queue for overload. One of them, on a simulated group commit that was offered ten times what it can
+// do, let in 0.6 of what it can do, and needed many seconds to find that. Fixed numbers fit one machine.
 package admission

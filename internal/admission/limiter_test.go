@@ -86,47 +86,47 @@ func p99(sorted []time.Duration) time.Duration {
 
 func TestAcceptedWorkStaysFastWhateverIsOffered(t *testing.T) {
 	t.Parallel()
-	config := admission.Config{Target: 25 * time.Millisecond, Always: 16, Patience: 25 * time.Millisecond, Waiting: 10_000}
-	for name, p := range map[string]place{
-		"many in a turn": {turn: time.Millisecond, unit: 400 * time.Microsecond, most: 512},
-		"one in a turn":  {turn: 0, unit: time.Millisecond, most: 1},
-		"turns too long": {turn: 30 * time.Millisecond, unit: 500 * time.Microsecond, most: 512},
+	for name, test := range map[string]struct {
+		place
+		always   int
+		capacity int           // units in a second, if there is always as much under way as is let in
+		most     time.Duration // p99 of what is accepted
+		share    float64       // of the capacity that is accepted at least
+	}{
+		"many in a turn": {place{turn: time.Millisecond, unit: 400 * time.Microsecond, most: 512}, 16, 2300, 40 * time.Millisecond, 0.9},
+		"one in a turn":  {place{turn: 0, unit: time.Millisecond, most: 1}, 16, 1000, 40 * time.Millisecond, 0.9},
+		// The target is ten times as long as a turn, 100 ms.
+		"turns take long": {place{turn: 10 * time.Millisecond, unit: 200 * time.Microsecond, most: 512}, 64, 4000, 150 * time.Millisecond, 0.75},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				stop := p.work()
+				stop := test.work()
 				defer stop()
-				limiter := admission.New(config)
-				// Two turns should fit into the target time: one is waited for, and one is the call's own.
-				units := min(p.most, max(config.Always, int((config.Target-2*p.turn)/p.unit))/2)
-				turn := p.turn + time.Duration(units)*p.unit
-				if p.most == 1 {
-					units, turn = 1, p.unit
-				}
-				capacity := int(float64(units) / turn.Seconds())
+				limiter := admission.New(admission.Config{Target: 25 * time.Millisecond, Always: test.always, Waiting: 3 * test.always / 4})
+				offer(limiter, &test.place, 2, time.Second) // one by one
 
-				calm := offer(limiter, &p, capacity/2, time.Second)
+				calm := offer(limiter, &test.place, test.capacity/2, time.Second)
 				if len(calm.refused) > 0 {
-					t.Errorf("at half the capacity %d of %d calls are refused", len(calm.refused), capacity/2)
+					t.Errorf("at half the capacity %d of %d calls are refused", len(calm.refused), test.capacity/2)
 				}
 				for _, times := range []int{2, 10} {
-					over := offer(limiter, &p, times*capacity, time.Second)
-					t.Logf("%2d times %4d/s: %4d accepted, p99 %v; %5d refused, p99 %v",
-						times, capacity, len(over.accepted), p99(over.accepted), len(over.refused), p99(over.refused))
-					if len(over.accepted) < capacity*9/10 {
-						t.Errorf("at %d times the capacity of %d only %d are accepted", times, capacity, len(over.accepted))
+					over := offer(limiter, &test.place, times*test.capacity, time.Second)
+					t.Logf("%2d times %4d/s: %4d accepted, p50 %v, p99 %v; %5d refused, p99 %v", times, test.capacity,
+						len(over.accepted), over.accepted[len(over.accepted)/2], p99(over.accepted), len(over.refused), p99(over.refused))
+					if least := int(test.share * float64(test.capacity)); len(over.accepted) < least {
+						t.Errorf("at %d times the capacity %d are accepted, fewer than %d", times, len(over.accepted), least)
 					}
-					if most := max(config.Target, 2*turn) + config.Patience; p99(over.accepted) > most {
-						t.Errorf("at %d times the capacity the p99 of accepted calls is %v, more than %v", times, p99(over.accepted), most)
+					if p99(over.accepted) > test.most {
+						t.Errorf("at %d times the capacity the p99 of accepted calls is %v, more than %v", times, p99(over.accepted), test.most)
 					}
-					if p99(over.refused) > config.Patience {
-						t.Errorf("at %d times the capacity a refusal takes %v", times, p99(over.refused))
+					if got := over.refused[len(over.refused)/2]; got > 0 {
+						t.Errorf("at %d times the capacity a refusal takes %v", times, got)
 					}
 				}
-				time.Sleep(time.Second)
-				after := offer(limiter, &p, capacity/2, time.Second)
-				if len(after.refused) > 0 || p99(after.accepted) > 2*p99(calm.accepted) {
+				time.Sleep(8 * time.Second)
+				after := offer(limiter, &test.place, test.capacity/2, time.Second)
+				if len(after.refused) > 0 || p99(after.accepted) > p99(calm.accepted)*11/10 {
 					t.Errorf("after the overload %d are refused, p99 is %v; before it was %v",
 						len(after.refused), p99(after.accepted), p99(calm.accepted))
 				}
@@ -135,11 +135,26 @@ func TestAcceptedWorkStaysFastWhateverIsOffered(t *testing.T) {
 	}
 }
 
-func TestLimitFollowsThePlace(t *testing.T) {
+func TestABurstIsDone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		config := admission.Config{Target: 25 * time.Millisecond, Always: 16, Patience: 25 * time.Millisecond, Waiting: 10_000}
-		limiter := admission.New(config)
+		limiter := admission.New(admission.Config{Target: 25 * time.Millisecond, Always: 16, Waiting: 84})
+		p := place{unit: time.Millisecond, most: 1}
+		stop := p.work()
+		defer stop()
+		for range 3 {
+			got := offer(limiter, &p, 1_000_000, 100*time.Microsecond) // 100 at once
+			if len(got.refused) > 0 {
+				t.Errorf("%d of a burst of 100 are refused", len(got.refused))
+			}
+		}
+	})
+}
+
+func TestTheLimitFollowsThePlace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		limiter := admission.New(admission.Config{Target: 25 * time.Millisecond, Always: 16, Waiting: 12})
 		p := place{unit: 200 * time.Microsecond, most: 1}
 		stop := p.work()
 		defer stop()
@@ -148,10 +163,10 @@ func TestLimitFollowsThePlace(t *testing.T) {
 			accepted int // of 4,000 in half a second, about
 			p99      time.Duration
 		}{
-			{200 * time.Microsecond, 2500, 50 * time.Millisecond},
-			{2 * time.Millisecond, 250, 300 * time.Millisecond}, // of those that were let in when it was fast
-			{2 * time.Millisecond, 250, 80 * time.Millisecond},
-			{200 * time.Microsecond, 2500, 80 * time.Millisecond},
+			{200 * time.Microsecond, 2500, 40 * time.Millisecond},
+			{2 * time.Millisecond, 250, 250 * time.Millisecond}, // of those that were let in when it was fast
+			{2 * time.Millisecond, 250, 60 * time.Millisecond},
+			{200 * time.Microsecond, 2500, 60 * time.Millisecond},
 		} {
 			p.unit = step.unit
 			got := offer(limiter, &p, 8000, 500*time.Millisecond)
@@ -162,40 +177,64 @@ func TestLimitFollowsThePlace(t *testing.T) {
 	})
 }
 
-func TestTimeWithoutWorkSaysNothing(t *testing.T) {
+func TestWhatIsMeasured(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		limiter := admission.New(admission.Config{Target: 100 * time.Millisecond, Always: 1})
-		for range 1000 { // one after the other, at 1,000 a second of work, with long pauses
-			if !limiter.Enter(t.Context(), 1) {
-				t.Fatal("alone, and refused")
-			}
-			time.Sleep(time.Millisecond)
-			limiter.Leave(1)
-			time.Sleep(20 * time.Millisecond)
-		}
-		if got := enterAll(t, limiter); got < 99 || got > 101 {
-			t.Errorf("there is room for %d, want 100", got)
-		}
-	})
-}
-
-// enterAll returns how many single calls are let in.
-func enterAll(t *testing.T, limiter *admission.Limiter) (n int) {
-	for limiter.Enter(t.Context(), 1) {
-		n++
+	const target = 100 * time.Millisecond
+	for name, test := range map[string]struct {
+		calls, units int
+		takes, pause time.Duration
+		last         time.Duration // that one more call takes
+		room         int
+	}{
+		"nothing":                      {room: 1},
+		"time without work is no time": {calls: 1000, units: 1, takes: time.Millisecond, pause: 20 * time.Millisecond, room: 100},
+		"calls of many units":          {calls: 100, units: 50, takes: 10 * time.Millisecond, pause: time.Second, room: 500},
+		"less than can be measured":    {calls: 10_000, units: 1, takes: 100 * time.Microsecond, pause: time.Second, room: 1000},
+		// Ten times as long is the target.
+		"alone, a call takes long": {calls: 100, units: 1, takes: 50 * time.Millisecond, pause: time.Second, room: 10},
+		"alone, one does not":      {calls: 100, units: 1, takes: 50 * time.Millisecond, pause: time.Second, last: 10 * time.Millisecond, room: 3},
+		"alone, too long":          {calls: 100, units: 1, takes: 2 * time.Second, pause: time.Second, room: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				limiter := admission.New(admission.Config{Target: target, Always: 1})
+				call := func(takes time.Duration) {
+					if !limiter.Enter(t.Context(), test.units) {
+						t.Fatal("alone, and refused")
+					}
+					time.Sleep(takes)
+					limiter.Leave(test.units)
+				}
+				for range test.calls {
+					call(test.takes)
+					time.Sleep(test.pause)
+				}
+				if test.last > 0 {
+					call(test.last)
+				}
+				room := 0
+				for limiter.Enter(t.Context(), 1) {
+					room++
+				}
+				if room < test.room*98/100 || room > test.room*102/100 {
+					t.Errorf("there is room for %d, want %d", room, test.room)
+				}
+			})
+		})
 	}
-	return n
 }
 
 func TestWaiting(t *testing.T) {
 	t.Parallel()
 	const patience = time.Second
-	// begin fills a limiter with one unit, and lets calls wait that say their names when they come in.
+	// begin fills a limiter with two units, and lets calls wait that say their names when they come in.
 	begin := func(t *testing.T, names ...string) (limiter *admission.Limiter, in chan string) {
-		limiter = admission.New(admission.Config{Always: 1, Patience: patience, Waiting: 4})
-		if !limiter.Enter(t.Context(), 1) {
-			t.Fatal("the first is refused")
+		limiter = admission.New(admission.Config{Target: 1, Always: 2, Patience: patience, Waiting: 4})
+		for range 2 {
+			if !limiter.Enter(t.Context(), 1) {
+				t.Fatal("refused though there is room")
+			}
 		}
 		in = make(chan string, 10)
 		for _, name := range names {
@@ -216,25 +255,37 @@ func TestWaiting(t *testing.T) {
 			t.Errorf("next is %q, want %q", got, want)
 		}
 	}
+	refused := func(t *testing.T, limiter *admission.Limiter) {
+		t.Helper()
+		begun := time.Now()
+		if limiter.Enter(t.Context(), 1) || time.Since(begun) > 0 {
+			t.Errorf("not refused at once, but let in or refused after %v", time.Since(begun))
+		}
+	}
 	cases := map[string]func(t *testing.T){
 		"the oldest first": func(t *testing.T) {
-			limiter, in := begin(t, "a", "b", "c")
-			for _, want := range []string{"a", "b", "c"} {
+			limiter, in := begin(t, "a", "b", "c", "d")
+			for _, want := range []string{"a", "b", "c", "d"} {
 				limiter.Leave(1)
 				next(t, in, want)
 			}
 		},
-		"the newest first while calls are refused": func(t *testing.T) {
+		"nobody, when the waiting room is full": func(t *testing.T) {
 			limiter, in := begin(t, "a", "b", "c", "d")
-			if limiter.Enter(t.Context(), 1) {
-				t.Fatal("one more than may wait is let in")
-			}
-			for _, want := range []string{"d", "c"} {
+			refused(t, limiter)
+			limiter.Leave(1) // there is room for one in all
+			limiter.Leave(1)
+			next(t, in, "a")
+			refused(t, limiter)
+			for _, want := range []string{"b", "c", "d"} {
 				limiter.Leave(1)
 				next(t, in, want)
 			}
-			next(t, in, "a refused")
-			next(t, in, "b refused")
+			refused(t, limiter) // though nobody waits
+			limiter.Leave(1)
+			if !limiter.Enter(t.Context(), 1) {
+				t.Error("refused though there is room")
+			}
 		},
 		"no longer than its patience": func(t *testing.T) {
 			begun := time.Now()
@@ -262,24 +313,37 @@ func TestWaiting(t *testing.T) {
 				t.Error("who has gone takes room")
 			}
 		},
-		"a large call is let in whole": func(t *testing.T) {
-			limiter, in := begin(t)
+		"who has gone takes no place in the waiting room": func(t *testing.T) {
+			limiter, in := begin(t, "a", "b", "c", "d")
+			for range 4 {
+				<-in
+			}
 			go func() {
-				if limiter.Enter(context.Background(), 500) {
-					in <- "large"
+				if limiter.Enter(context.Background(), 1) {
+					in <- "e"
 				}
 			}()
 			synctest.Wait()
 			limiter.Leave(1)
-			next(t, in, "large")
-			go func() {
-				if limiter.Enter(context.Background(), 1) {
-					in <- "small"
-				}
-			}()
+			next(t, in, "e")
+		},
+		"a large call is let in whole": func(t *testing.T) {
+			limiter, in := begin(t)
+			for name, units := range map[string]int{"large": 500} {
+				go func() {
+					if limiter.Enter(context.Background(), units) {
+						in <- name
+					}
+				}()
+			}
 			synctest.Wait()
-			limiter.Leave(500)
-			next(t, in, "small")
+			limiter.Leave(1)
+			next(t, in, "large")
+			limiter.Leave(1)
+			limiter.Leave(499)
+			if !limiter.Enter(t.Context(), 1) {
+				t.Error("refused though there is room")
+			}
 		},
 	}
 	for name, run := range cases {
@@ -288,4 +352,37 @@ func TestWaiting(t *testing.T) {
 			synctest.Test(t, run)
 		})
 	}
+}
+
+func TestHowLongNobodyWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		limiter := admission.New(admission.Config{Target: 1, Always: 1, Patience: time.Millisecond, Waiting: 1})
+		if !limiter.Enter(t.Context(), 1) {
+			t.Fatal("refused though there is room")
+		}
+		waits := func() bool { // or is refused at once
+			begun := time.Now()
+			limiter.Enter(context.Background(), 1)
+			return time.Since(begun) > 0
+		}
+		shut := func() (long time.Duration) {
+			go waits()
+			synctest.Wait()
+			begun := time.Now()
+			for !waits() {
+				time.Sleep(time.Millisecond)
+			}
+			return time.Since(begun).Round(10 * time.Millisecond)
+		}
+		for _, want := range []time.Duration{500, 1000, 2000, 4000, 8000, 8000} {
+			if got := shut(); got != want*time.Millisecond {
+				t.Errorf("for %v nobody waits, want %v", got, want*time.Millisecond)
+			}
+		}
+		time.Sleep(9 * time.Second)
+		if got := shut(); got != 500*time.Millisecond {
+			t.Errorf("after a while for %v nobody waits", got)
+		}
+	})
 }

@@ -101,7 +101,7 @@ type Router struct {
 	Handover    time.Duration `name:"handover" env:"SALDO_HANDOVER" default:"1s" help:"How long a router itself carries a transfer between shards that it has begun. From then on a coordinator does. The same for routers and coordinators; 0: coordinators do from the beginning."`
 	Timeout     time.Duration `name:"timeout" env:"SALDO_TIMEOUT" default:"8s" help:"Of a request, from its arrival to its answer."`
 	Grace       time.Duration `name:"grace" env:"SALDO_GRACE" default:"10s" help:"For requests under way when the process is told to stop."`
-	Target      time.Duration `name:"target" env:"SALDO_TARGET" default:"25ms" help:"In which a shard should have done what it is given. A request for which there is no room within as much time again is answered 503. Four commits of the shard, or more; 0: no limit."`
+	Target      time.Duration `name:"target" env:"SALDO_TARGET" default:"25ms" help:"In which a shard should have done what it is given, at least; ten times what one call takes there alone, if that is longer. What comes beyond waits, and is answered 503 if too much waits already. 0: no limit."`
 	MaxRequests int           `name:"max-requests" env:"SALDO_MAX_REQUESTS" default:"4096" help:"In progress, reads and writes each. Beyond, requests are answered 503. 0: no limit."`
 	DebugHTTP   string        `name:"debug-http" env:"SALDO_DEBUG_HTTP" placeholder:"ADDRESS" help:"Loopback address to serve Go's profiler on. Default: none."`
 	Etcd        `embed:""`

@@ -28,8 +28,9 @@ var _ routing.Shard = (*limited)(nil)
 const (
 	// always is what a shard is given of each kind however long it takes: enough for its commits to be worth their flush.
 	always = 128
-	// waiting is how many calls of each kind may wait for a shard.
-	waiting = 96
+	// waiting is how many calls of each kind may wait for a shard. Clients with no more than always + waiting requests at a
+	// time are never refused, however slow the shard is, unless one waits too long.
+	waiting = 128
 	// batchPatience is how long a batch waits for room: whoever sends much at once has time.
 	batchPatience = 2 * time.Second
 )

@@ -44,7 +44,7 @@ func TestOverload(t *testing.T) {
 					t.Errorf("at %d times the capacity what is refused is: %v", times, over)
 				}
 			}
-			time.Sleep(time.Second)
+			time.Sleep(8 * time.Second)
 			after := c.offer("/transfers", capacity/2, time.Second, "s1")
 			after.allAccepted(t)
 			if p99(after.accepted) > p99(calm.accepted) {
