@@ -2,7 +2,7 @@
 //
 // It owns everything a client can see (paths, bodies, codes, headers, openapi.yaml) and it is the only package that
 // knows gin. It refuses to know where a user's money lives and how it moves: that is behind the Ledger it declares. It
-// keeps no state and starts no goroutine.
+// keeps no state but how much is in progress, and starts no goroutine.
 //
 // # One way through
 //
@@ -11,6 +11,8 @@
 // and never writes; a panic is an error too. So the envelope, the trace id, the status and the log have one place each.
 //
 //	server.go    configuration, the route table, the way through
+//	admission.go how many requests may be in progress
+//	alarm.go     how long one may take
 //	request.go   what a handler asks of a request: path, query, headers, body
 //	decode.go    the strict JSON decoder, for every body
 //	reply.go     the envelope, and JSON written by appending

@@ -14,7 +14,7 @@ import (
 // work has a limit of its own, so that no kind keeps another out; and each shard has, so that one that is slow or down
 // keeps nobody from the others.
 //
-// Coordinators use shards without limits: they finish what was begun, and slow down by themselves.
+// The steps of sagas have no limits, in routers and in coordinators: they finish what was let in, and slow down by themselves.
 type limited struct {
 	shard    routing.Shard
 	writes   *admission.Limiter // single operations, through the lane
