@@ -125,8 +125,14 @@ func TestTwoPhase(t *testing.T) {
 			return sql(t, server, preparedCount) == "1" &&
 				sql(t, server, `select count(*)::text from pg_stat_activity where wait_event_type = 'Lock'`) == "1"
 		})
-		sql(t, server, `select pg_terminate_backend(pid)::text from pg_stat_activity
-		                where datname in ('left_side', 'right_side') and query not like 'begin; select from%'`)
+		// The prepared side first: told of the other's end, a client that still has it would roll it back.
+		for _, side := range []string{"left_side", "right_side"} {
+			others := ` from pg_stat_activity where datname = '` + side + `' and query not like 'begin; select from%'`
+			sql(t, server, `select count(pg_terminate_backend(pid))::text`+others)
+			eventually(t, side+" has no client any more", func() bool {
+				return sql(t, server, `select count(*)::text`+others) == "0"
+			})
+		}
 		if err := <-ended; err == nil {
 			t.Error("it was told as done")
 		}
