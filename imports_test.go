@@ -23,8 +23,9 @@ var imports = map[string]struct{ ours, foreign []string }{
 	"saga":               {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"go.opentelemetry.io/otel"}},
 
 	// use cases: over interfaces that they declare
-	"internal/routing": {ours: []string{"internal/ledger", "internal/placement", "saga"}},
-	"internal/audit":   {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"golang.org/x/sync"}},
+	"internal/routing":   {ours: []string{"internal/ledger", "internal/placement", "saga"}},
+	"internal/rebalance": {ours: []string{"internal/ledger", "internal/placement"}},
+	"internal/audit":     {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"golang.org/x/sync"}},
 
 	// adapters: each hides one thing
 	"shard": {

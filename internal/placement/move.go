@@ -1,0 +1,62 @@
+package placement
+
+import (
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+)
+
+// MoveID names one move for ever.
+type MoveID string
+
+// Phase is how far a move has come. The registry has it; package rebalance says what is done in each.
+type Phase string
+
+// A move goes down this list, or from any phase before PhaseSwitched to PhaseAborting.
+const (
+	PhasePlanned  Phase = "planned"  // nothing but the record is there
+	PhaseCopy     Phase = "copy"     // the source's rows are being copied
+	PhaseCatchup  Phase = "catchup"  // what changed meanwhile is; then the slots are fenced and the last of it is
+	PhaseFence    Phase = "fence"    // the source's slots are fenced
+	PhaseSwitched Phase = "switched" // the target owns the slots; the shards are being told
+	PhaseClean    Phase = "clean"    // the shards know; the source's copy is kept for a while, then deleted
+	PhaseDone     Phase = "done"     // nothing is left to do
+
+	PhaseAborting Phase = "aborting" // the source owns the slots, at a new epoch; the shards are being told, the target's copy deleted
+	PhaseAborted  Phase = "aborted"  // nothing is left to do
+)
+
+// Before tells whether the slots have not been decided about yet: the move can still be aborted.
+func (p Phase) Before() bool {
+	return p == PhasePlanned || p == PhaseCopy || p == PhaseCatchup || p == PhaseFence
+}
+
+// Ended tells whether nothing is left to do.
+func (p Phase) Ended() bool { return p == PhaseDone || p == PhaseAborted }
+
+// Move is one journey of slots from a shard to another, as the registry has it.
+type Move struct {
+	ID     MoveID         `json:"id"`
+	Source ledger.ShardID `json:"source"`
+	Target ledger.ShardID `json:"target"`
+	Slots  SlotSet        `json:"slots"`
+	Phase  Phase          `json:"phase"`
+	Paused bool           `json:"paused,omitempty"` // not to be gone on with; a fence is never paused
+	Why    string         `json:"why"`              // it was planned: "rebalance", "drain", or what a person said
+	Cause  string         `json:"cause,omitempty"`  // why it was aborted
+
+	CreatedAt time.Time  `json:"created_at"`
+	EndedAt   *time.Time `json:"ended_at,omitempty"`   // of PhaseDone and PhaseAborted
+	DecidedAt *time.Time `json:"decided_at,omitempty"` // of PhaseSwitched and PhaseAborting; retention counts from here
+
+	Revision int64 `json:"-"` // of the record; a write compares it
+}
+
+// Holds returns the slots of the move at the epochs of a map.
+func (v Move) Holds(m *Map) []Hold {
+	holds := make([]Hold, len(v.Slots))
+	for i, slot := range v.Slots {
+		holds[i] = Hold{Slot: slot, Epoch: m.Owner(slot).Epoch}
+	}
+	return holds
+}
