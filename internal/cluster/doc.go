@@ -1,25 +1,28 @@
 // Package cluster keeps what the processes of one cluster know in common: its fixed settings, its shards, who owns which
-// slot, who leads, who is alive. It is the only package that knows etcd.
+// slot, which slots are moving, who leads, who is alive. It is the only package that knows etcd.
 //
-// It refuses to know Postgres (a shard's own slot table is written by whoever RunFounder calls), to plan where slots
-// should live, and to store a secret. It is never on the way of a transfer: a process works from the View it has, and each
-// shard enforces ownership in its own transactions. A wrong or an old view costs a retry, never money.
+// It refuses to know Postgres (a shard's own slot table is written by whoever RunFounder calls, and by movers), to plan
+// where slots should live, and to store a secret. It is never on the way of a transfer: a process works from the View it
+// has, and each shard enforces ownership in its own transactions. A wrong or an old view costs a retry, never money.
 //
 // # Keys
 //
 // All keys of a cluster stand under one prefix, "/saldo/default/" unless configured.
 //
 //	config               {"uid","slots","hash","initial_shards","created_at"}        created once, never changed
-//	shards/<id>          {"id","state","dsn","weight","registered_at"}               dsn without any secret
+//	shards/<id>          {"id","state","dsn","weight","registered_at","timeline","adoption"}  dsn without any secret
 //	retired/<id>         {"id","retired_at"}                                         tombstone: the id is never used again
 //	slots/<00..3f>       [{"first","last","shard","epoch"}, …]                       64 slots each, as runs in slot order
+//	moves/<id>           a placement.Move                                            until it has ended and is forgotten
+//	positions/<id>       [{"timeline","lsn","at"}, …]                                how far a shard's log was durable: a hint only
 //	leaders/<name>/<lease>   the candidate's value                                   leased
 //	live/<kind>/<id>     the announced value                                         leased, a hint only
 //
 // Ownership is packed into 64 keys, by the top 6 bits of the slot, because etcd takes at most 128 compares and 128 puts in
-// one Txn: one decision over any set of slots compares and writes at most 64 keys, which leaves room for the leader's key
-// and the move's. The price is that decisions about different slots of one chunk exclude each other: a Txn that fails
-// because a chunk's ModRevision has moved on must read again and decide again; that alone says nothing about its own slots.
+// one Txn (each counted for itself): one decision over any set of slots compares and writes at most 64 keys, which leaves
+// room for the leader's key and the move's. The price is that decisions about different slots of one chunk exclude each
+// other: a Txn that fails because a chunk's ModRevision has moved on must read again and decide again; that alone says
+// nothing about its own slots.
 // (In bytes: 4096 runs with the longest shard ids are below 0.8 MB, etcd's limit is 1.5 MB.)
 //
 // Where etcd asks who comes, a role that may read and write the prefix is enough.
@@ -35,15 +38,35 @@
 //   - Register compares config's whole value (it holds the uid: a store that was wiped and initialised again between the
 //     migration of the shard and its registration is another cluster), the absence of a tombstone and the absence of the
 //     record. If the record is there, the same dsn is a repeat and another one is an error; nothing is overwritten.
-//   - Readdress compares config's value and the record's ModRevision, and changes the dsn alone.
+//   - Readdress, DrainShard, SetWeight and Adopt compare config's value and the record's ModRevision, and change what they
+//     are about alone.
 //   - Found compares: config's value; that no slots key exists; that no shards key and no retired key is newer than the view
 //     that it decided from. These are compares over a range of keys, so there are four of them whatever the number of
 //     shards, and a shard that registers in between makes the Txn fail, like one that changes. (A removal must therefore
 //     write the tombstone in the Txn that deletes the record.) The limit on founding shards is the number of slots.
 //     It needs no leader: it makes something out of nothing, exactly once. All 64 chunks are written by one revision, so
 //     no reader sees half of a founding.
-//   - Every later ownership write (moves) compares the leader's key (Leadership), the ModRevision of each chunk that it
-//     writes and of the move's record, and raises the epoch of each slot it decides about. Ownership keys have no lease.
+//   - PlanMove creates the record of a move, and compares config's value, that no shards, retired, slots or moves key is
+//     newer than the view that it decided from, and that the id is new. So two that plan at once exclude each other,
+//     whoever they are, and it needs no leader: nothing happens to a slot because of a planned move. A record that was
+//     forgotten meanwhile (deletions are not seen by these compares) had ended, and forbade nothing.
+//   - AdvanceMove and SwitchMove compare the leader's key (Leadership) and the record's ModRevision; AbortMove and PauseMove
+//     the record's ModRevision alone. Any two of them exclude each other. What is written is the record as stored, with a
+//     change, so a caller cannot alter a journey. A leader whose key has gone changes nothing, however late its Txn comes.
+//   - SwitchMove and AbortMove decide: with the record they write who owns its slots, and raise the epoch of each by one,
+//     which voids every process that still holds the old one. They compare the ModRevision of each chunk that they write. If
+//     only that has moved on, another move has been decided in the same chunk: they read and decide again. Exactly one of
+//     them can be the first to change the record, and after it the other one's phase is wrong for good. A planned move that
+//     is aborted has touched no shard: its record alone is written. Ownership keys have no lease.
+//   - After an answer was lost, the record tells. SwitchMove of a move that is switched, and AbortMove of one that is
+//     aborted, say so without an error, also to a leader that is none any more; so does PlanMove of a journey that is there
+//     under its id. An advance that was done has left its phase.
+//   - ForgetMoves compares the ModRevision of each record that it deletes. They have ended, and nobody writes them again.
+//   - RemoveShard compares config's value, that the shard's record is there and, like all slots and moves keys, no newer
+//     than the view, in which the shard drains, owns nothing, and no move of its has anything left to do. It deletes the
+//     record, and the shard's positions, and writes the tombstone in one Txn. A move to it that is planned at the same time
+//     makes it fail, or fails because of the tombstone. So what the caller has seen in the shard's own tables since that
+//     view stays true until the end.
 //   - A candidate's key is created once with its lease. Leading is established by one Txn that sees, at one revision, that
 //     the own key is still the one created and that no older candidate is there. (clientv3's Election.Campaign reports
 //     success to a candidate whose own key went with its lease while it waited.)
@@ -71,8 +94,14 @@
 //
 // A view is built from all keys or not at all. If the keys make no sense (not JSON, a run outside its chunk, two runs that
 // overlap, a slot without owner, an unknown shard, an epoch that went back, an owner that changed without a new epoch, a
-// config that changed), the last good view stays, Status.Problem says why, and it is logged once. A cluster with a problem
-// goes on serving, and its map stands still until a person has looked.
+// config that changed, a move of slots that its phase says are another shard's, two moves of one slot), the last good view
+// stays, Status.Problem says why, and it is logged once. A cluster with a problem goes on serving, and its map stands still
+// until a person has looked.
+//
+// Records of moves are judged only as far as somebody would act on them here. One that has ended, or that cannot be read,
+// or whose phase is unknown because a newer program wrote it, says nothing about who owns a slot: the view has it as it is,
+// and the map goes on. But as long as one is there that this program does not understand, it plans no move, removes no
+// shard, and changes nothing about that move: it cannot know which slots and shards are busy.
 //
 // # Time
 //

@@ -13,8 +13,8 @@ import (
 	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
-// ErrChanged: the cluster's shards are not those of the view any more. Read again and decide again.
-var ErrChanged = errors.New("the shards have changed since they were read")
+// ErrChanged: what was decided about is not what was read any more. Nothing was written. Read again and decide again.
+var ErrChanged = errors.New("the cluster has changed since it was read")
 
 // foundingDue tells whether the slots of a cluster that is not founded should be spread now: active shards are there,
 // initial were asked for (0: not said), and settled tells whether the set of active shards has stood still for long enough.

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
 // keys names every key of one cluster. See the package's doc for what they hold.
@@ -17,12 +18,16 @@ func (k keys) retired() string                    { return k.prefix + "retired/"
 func (k keys) tombstone(id ledger.ShardID) string { return k.retired() + string(id) }
 func (k keys) slots() string                      { return k.prefix + "slots/" }
 func (k keys) chunk(chunk int) string             { return fmt.Sprintf("%s%02x", k.slots(), chunk) }
+func (k keys) moves() string                      { return k.prefix + "moves/" }
+func (k keys) move(id placement.MoveID) string    { return k.moves() + string(id) }
+func (k keys) positions(id ledger.ShardID) string { return k.prefix + "positions/" + string(id) }
 func (k keys) election(name string) string        { return k.prefix + "leaders/" + name + "/" }
 func (k keys) kind(kind string) string            { return k.prefix + "live/" + kind + "/" }
 
 // mapped tells whether the key is part of a View.
 func (k keys) mapped(key string) bool {
-	return key == k.config() || strings.HasPrefix(key, k.shards()) || strings.HasPrefix(key, k.slots())
+	of := func(prefix string) bool { return strings.HasPrefix(key, prefix) }
+	return key == k.config() || of(k.shards()) || of(k.slots()) || of(k.moves())
 }
 
 const maxNameLength = 300 // bytes

@@ -169,7 +169,8 @@ func (w *world) background(f func(context.Context) error) (end func()) {
 	return end
 }
 
-// proxy is a TCP connection that can be cut (closed, and refused from then on) or frozen (open, and silent).
+// proxy is a TCP connection that can be cut (closed, and refused from then on), frozen (open, and silent) or muted (what is
+// asked arrives, what is answered does not).
 type proxy struct {
 	listener net.Listener
 	loops    sync.WaitGroup
@@ -179,6 +180,7 @@ type proxy struct {
 	cond   *sync.Cond
 	cut    bool
 	frozen bool
+	muted  bool
 	conns  map[net.Conn]struct{}
 }
 
@@ -219,19 +221,19 @@ func (p *proxy) accept() {
 		}
 		p.conns[from], p.conns[to] = struct{}{}, struct{}{}
 		p.mu.Unlock()
-		p.loops.Go(func() { p.copy(from, to) })
-		p.loops.Go(func() { p.copy(to, from) })
+		p.loops.Go(func() { p.copy(from, to, false) })
+		p.loops.Go(func() { p.copy(to, from, true) })
 	}
 }
 
-func (p *proxy) copy(from, to net.Conn) {
+func (p *proxy) copy(from, to net.Conn, answers bool) {
 	defer from.Close()
 	defer to.Close()
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
 		p.mu.Lock()
-		for p.frozen && !p.cut {
+		for (p.frozen || p.muted && answers) && !p.cut {
 			p.cond.Wait()
 		}
 		p.mu.Unlock()
@@ -252,4 +254,11 @@ func (p *proxy) set(cut, frozen bool) {
 			delete(p.conns, conn)
 		}
 	}
+}
+
+func (p *proxy) mute(muted bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.muted = muted
+	p.cond.Broadcast()
 }

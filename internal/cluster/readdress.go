@@ -2,10 +2,7 @@ package cluster
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
@@ -18,42 +15,8 @@ func (c *Cluster) Readdress(ctx context.Context, config ClusterConfig, id ledger
 	if err != nil {
 		return Shard{}, fmt.Errorf("readdress shard %q: %w", id, err)
 	}
-	key := c.keys.shard(id)
-	for {
-		got, err := c.client.Get(ctx, key)
-		if err != nil {
-			return Shard{}, fmt.Errorf("readdress shard %q: %w", id, err)
-		}
-		if len(got.Kvs) == 0 {
-			return Shard{}, fmt.Errorf("readdress shard %q: %w", id, ErrNotRegistered)
-		}
-		shard, err := parseShard(id, string(got.Kvs[0].Value))
-		if err != nil || shard.DSN == dsn {
-			return shard, err
-		}
+	return c.changeShard(ctx, config, id, "readdress", func(shard *Shard) error {
 		shard.DSN = dsn
-		value, err := json.Marshal(shard)
-		if err != nil {
-			return Shard{}, fmt.Errorf("readdress shard %q: %w", id, err)
-		}
-		resp, err := c.client.Txn(ctx).
-			If(c.same(config), clientv3.Compare(clientv3.ModRevision(key), "=", got.Kvs[0].ModRevision)).
-			Then(clientv3.OpPut(key, string(value))).
-			Else(clientv3.OpGet(c.keys.config())).
-			Commit()
-		if err != nil {
-			return Shard{}, fmt.Errorf("readdress shard %q: %w", id, err)
-		}
-		if resp.Succeeded {
-			return shard, nil
-		}
-		configs := resp.Responses[0].GetResponseRange()
-		switch {
-		case len(configs.Kvs) == 0:
-			return Shard{}, fmt.Errorf("readdress shard %q: %w", id, ErrNotInitialized)
-		case string(configs.Kvs[0].Value) != config.raw:
-			return Shard{}, fmt.Errorf("readdress shard %q: %w: it is no longer cluster %s", id, ErrMismatch, config.UID)
-		}
-		// Somebody else changed the shard meanwhile: once more, from what it is now.
-	}
+		return nil
+	})
 }

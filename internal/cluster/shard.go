@@ -27,7 +27,16 @@ type Shard struct {
 	DSN          string         `json:"dsn"`    // without any secret
 	Weight       int            `json:"weight"` // its share of the slots, relative to the other shards', at least 1
 	RegisteredAt time.Time      `json:"registered_at"`
+
+	// Timeline is that of the primary which was adopted last, by Postgres's count; 0 if that is not known.
+	Timeline int `json:"timeline,omitempty"`
+	// Adoption is the mark of the server that was adopted: another one may be on a timeline of the same number. Empty if the
+	// primary is the one that was registered.
+	Adoption string `json:"adoption,omitempty"`
 }
+
+// maxWeight is far above what 4096 slots can tell apart, and sums of weights stay small.
+const maxWeight = 1_000_000
 
 var (
 	// ErrRetired: a shard of this id was removed. Ids are never used again.
@@ -42,7 +51,7 @@ var (
 // migrated and carry the cluster's uid by now.
 //
 // The secrets in the dsn are taken off first (see StripDSN). State and RegisteredAt are set here; a Weight of 0 means 1.
-// Registering again with the same dsn changes nothing and returns what is stored, with its own state and weight.
+// Registering again with the same dsn changes nothing and returns what is stored, with its own state, weight and timeline.
 // The error is ErrRegistered, ErrRetired, ErrMismatch or ErrNotInitialized where these apply.
 func (c *Cluster) Register(ctx context.Context, config ClusterConfig, shard Shard) (Shard, error) {
 	shard, err := newShard(shard, time.Now())
@@ -101,11 +110,21 @@ func newShard(shard Shard, now time.Time) (Shard, error) {
 	if shard.Weight == 0 {
 		shard.Weight = 1
 	}
-	if shard.Weight < 1 {
-		return shard, fmt.Errorf("weight %d is below 1", shard.Weight)
+	if err := checkWeight(shard.Weight); err != nil {
+		return shard, err
+	}
+	if shard.Timeline < 0 {
+		return shard, fmt.Errorf("timeline %d is below 0", shard.Timeline)
 	}
 	shard.DSN, shard.State, shard.RegisteredAt = dsn, ShardActive, now.UTC().Truncate(time.Millisecond)
 	return shard, nil
+}
+
+func checkWeight(weight int) error {
+	if weight < 1 || weight > maxWeight {
+		return fmt.Errorf("weight %d is not 1 to %d", weight, maxWeight)
+	}
+	return nil
 }
 
 func parseShard(id ledger.ShardID, value string) (Shard, error) {
@@ -125,6 +144,8 @@ func parseShard(id ledger.ShardID, value string) (Shard, error) {
 		return Shard{}, fmt.Errorf("shard %q: no dsn", id)
 	case shard.Weight < 1:
 		return Shard{}, fmt.Errorf("shard %q: weight %d", id, shard.Weight)
+	case shard.Timeline < 0:
+		return Shard{}, fmt.Errorf("shard %q: timeline %d", id, shard.Timeline)
 	}
 	return shard, nil
 }

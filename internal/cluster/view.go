@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -13,16 +14,31 @@ import (
 	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
-// View is the cluster's config, shards and slots as of one revision. It is immutable and safe for concurrent use.
+// View is the cluster's config, shards, slots and moves as of one revision. It is immutable and safe for concurrent use.
 type View struct {
 	Config   ClusterConfig
 	Shards   map[ledger.ShardID]Shard // not to be written
 	Map      *placement.Map           // no slot has an owner until the cluster is founded, then each has one
 	Revision int64                    // of etcd; a later view has a larger one
+
+	// Moves are all that are recorded, sorted by id, ended ones too until they are forgotten; not to be written. A move
+	// whose Phase is none of package placement's was written by a newer program: leave it alone. If this one cannot read
+	// the record at all, the phase is empty.
+	Moves []placement.Move
 }
 
 // Founded tells whether the slots have been spread.
 func (v *View) Founded() bool { return v.Map.Complete() }
+
+// Move returns a recorded move.
+func (v *View) Move(id placement.MoveID) (placement.Move, bool) {
+	byID := func(move placement.Move, id placement.MoveID) int { return cmp.Compare(move.ID, id) }
+	i, ok := slices.BinarySearchFunc(v.Moves, id, byID)
+	if !ok {
+		return placement.Move{}, false
+	}
+	return v.Moves[i], true
+}
 
 // Active returns the ids of the shards that may get slots, sorted.
 func (v *View) Active() []ledger.ShardID {
@@ -88,6 +104,7 @@ func (k keys) view(all map[string]record, revision int64, last *View) (*View, er
 
 	shards := make(map[ledger.ShardID]Shard)
 	owners := make(map[ledger.Slot]placement.Owner)
+	var moves []placement.Move
 	for _, key := range slices.Sorted(maps.Keys(all)) { // shards/ before slots/; and the first problem is always the same
 		if id, ok := strings.CutPrefix(key, k.shards()); ok {
 			shard, err := parseShard(ledger.ShardID(id), all[key].value)
@@ -100,6 +117,9 @@ func (k keys) view(all map[string]record, revision int64, last *View) (*View, er
 			if err := parseChunk(name, all[key].value, owners); err != nil {
 				return nil, err
 			}
+		}
+		if id, ok := strings.CutPrefix(key, k.moves()); ok {
+			moves = append(moves, parseMove(placement.MoveID(id), all[key]))
 		}
 	}
 	if len(owners) == 0 && last != nil && last.Founded() {
@@ -128,5 +148,9 @@ func (k keys) view(all map[string]record, revision int64, last *View) (*View, er
 	if err != nil {
 		return nil, err
 	}
-	return &View{Config: config, Shards: shards, Map: m, Revision: revision}, nil
+	view := &View{Config: config, Shards: shards, Map: m, Moves: moves, Revision: revision}
+	if err := view.checkMoves(); err != nil {
+		return nil, err
+	}
+	return view, nil
 }

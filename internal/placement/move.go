@@ -15,9 +15,10 @@ type Phase string
 // A move goes down this list, or from any phase before PhaseSwitched to PhaseAborting.
 const (
 	PhasePlanned  Phase = "planned"  // nothing but the record is there
+	PhaseMark     Phase = "mark"     // the shards are being told of the move; not aborted before the source knows
 	PhaseCopy     Phase = "copy"     // the source's rows are being copied
-	PhaseCatchup  Phase = "catchup"  // what changed meanwhile is; then the slots are fenced and the last of it is
-	PhaseFence    Phase = "fence"    // the source's slots are fenced
+	PhaseCatchup  Phase = "catchup"  // what changed meanwhile is
+	PhaseFence    Phase = "fence"    // the source's slots are fenced, or about to be, and the last of it is copied
 	PhaseSwitched Phase = "switched" // the target owns the slots; the shards are being told
 	PhaseClean    Phase = "clean"    // the shards know; the source's copy is kept for a while, then deleted
 	PhaseDone     Phase = "done"     // nothing is left to do
@@ -28,7 +29,7 @@ const (
 
 // Before tells whether the slots have not been decided about yet: the move can still be aborted.
 func (p Phase) Before() bool {
-	return p == PhasePlanned || p == PhaseCopy || p == PhaseCatchup || p == PhaseFence
+	return p == PhasePlanned || p == PhaseMark || p == PhaseCopy || p == PhaseCatchup || p == PhaseFence
 }
 
 // Ended tells whether nothing is left to do.
@@ -43,7 +44,10 @@ type Move struct {
 	Phase  Phase          `json:"phase"`
 	Paused bool           `json:"paused,omitempty"` // not to be gone on with; a fence is never paused
 	Why    string         `json:"why"`              // it was planned: "rebalance", "drain", or what a person said
-	Cause  string         `json:"cause,omitempty"`  // why it was aborted
+	Cause  string         `json:"cause,omitempty"`  // why it was aborted, or is to be as soon as that is possible
+
+	Evidence    bool  `json:"evidence,omitempty"`     // after an abort: the target's copy is kept for a while, for a person to look at
+	FenceMillis int64 `json:"fence_millis,omitempty"` // for which clients had to wait, known once the target owns the slots
 
 	CreatedAt time.Time  `json:"created_at"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`   // of PhaseDone and PhaseAborted

@@ -40,7 +40,7 @@ type Refusal struct {
 	Held    ledger.Epoch // by the caller; 0 for a read, which holds no epoch
 	Answer  Answer
 	Epoch   ledger.Epoch   // the shard's, 0 if it never had the slot
-	MovedTo ledger.ShardID // of Moved, if known
+	MovedTo ledger.ShardID // of Moved, if known: for people, since only the registry decides where a slot is
 }
 
 // OwnershipError is returned by a shard that does not own slots as a caller holds them. Nothing was changed.
@@ -56,7 +56,11 @@ func (e *OwnershipError) Error() string {
 			fmt.Fprintf(&text, " … (%d in all)", len(e.Refusals))
 			break
 		}
-		fmt.Fprintf(&text, " %d %s (epoch %d)", r.Slot, r.Answer, r.Epoch)
+		fmt.Fprintf(&text, " %d %s", r.Slot, r.Answer)
+		if r.MovedTo != "" {
+			fmt.Fprintf(&text, " to %s", r.MovedTo)
+		}
+		fmt.Fprintf(&text, " (epoch %d)", r.Epoch)
 	}
 	return text.String()
 }

@@ -98,3 +98,13 @@ func TestNewMapRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestOwnershipErrorSaysWhere(t *testing.T) {
+	t.Parallel()
+	err := &placement.OwnershipError{Refusals: []placement.Refusal{
+		{Slot: 7, Answer: placement.Fenced, Epoch: 1}, {Slot: 8, Answer: placement.Moved, Epoch: 2, MovedTo: "s2"},
+	}}
+	if got, want := err.Error(), "slots not owned as held: 7 fenced (epoch 1) 8 moved to s2 (epoch 2)"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
