@@ -33,6 +33,11 @@
 // The server runs in a process group of its own, so a Ctrl-C at the terminal
 // reaches us alone and the parts are stopped in our order, not the terminal's.
 //
+// # Standbys
+//
+// A [Postgres] with a Primary follows that one by streaming replication, and may
+// be promoted. Nobody here watches or decides: that is what tests are about.
+//
 // # Durability
 //
 // fsync, synchronous_commit and full_page_writes are on. Only the options whose

@@ -25,7 +25,11 @@ func (p *Postgres) ensureData(ctx context.Context) error {
 	}
 	if !exists {
 		p.event(Event{Kind: Initializing})
-		if err := p.makeData(ctx); err != nil {
+		fill := p.makeData
+		if p.opts.Primary != nil {
+			fill = p.copyPrimary
+		}
+		if err := fill(ctx); err != nil {
 			return err
 		}
 	}
@@ -131,15 +135,21 @@ func (p *Postgres) initdb(ctx context.Context, fresh, password string) error {
 	if p.opts.NoSync {
 		args = append(args, "--no-sync")
 	}
-	cmd := exec.Command(p.opts.Binaries.program("initdb"), args...)
+	return p.runProgram(ctx, "initdb", nil, args...)
+}
+
+// runProgram runs one of Postgres's programs as the server's user and waits for
+// it, with more environment than [serverEnv].
+func (p *Postgres) runProgram(ctx context.Context, name string, env []string, args ...string) error {
+	cmd := exec.Command(p.opts.Binaries.program(name), args...)
 	cmd.Dir = "/" // the working directory may be closed to the server's user
-	cmd.Env = serverEnv()
+	cmd.Env = append(serverEnv(), env...)
 	var said tail
 	cmd.Stdout, cmd.Stderr = io.Discard, &said
-	cmd.WaitDelay = time.Second // a child of a killed initdb may hold the pipe
+	cmd.WaitDelay = time.Second // a child of a killed program may hold the pipe
 	c, err := startChild(cmd, p.id, syscall.SIGTERM)
 	if err != nil {
-		return fmt.Errorf("run initdb: %w", err)
+		return fmt.Errorf("run %s: %w", name, err)
 	}
 	select {
 	case <-c.done:
@@ -152,10 +162,10 @@ func (p *Postgres) initdb(ctx context.Context, fresh, password string) error {
 			}
 		}
 		<-c.done
-		return fmt.Errorf("run initdb: %w", ctx.Err())
+		return fmt.Errorf("run %s: %w", name, ctx.Err())
 	}
 	if c.err != nil {
-		return fmt.Errorf("run initdb: %w: %s", c.err, said.String())
+		return fmt.Errorf("run %s: %w: %s", name, c.err, said.String())
 	}
 	return nil
 }

@@ -118,15 +118,20 @@ func recordedPID(pidFile string) int {
 	return pid
 }
 
-// recordedReady says whether the postmaster with this pid accepts connections.
-// It is the sign that pg_ctl itself waits for: the eighth line of the lock file.
+// recordedReady says whether the postmaster with this pid accepts connections,
+// those of readers alone if it is a standby. It is the sign that pg_ctl itself
+// waits for: the eighth line of the lock file.
 func recordedReady(pidFile string, pid int) bool {
 	b, err := os.ReadFile(pidFile)
 	if err != nil {
 		return false
 	}
 	lines := strings.Split(string(b), "\n")
-	return len(lines) >= 8 && strings.TrimSpace(lines[0]) == strconv.Itoa(pid) && strings.TrimSpace(lines[7]) == "ready"
+	if len(lines) < 8 || strings.TrimSpace(lines[0]) != strconv.Itoa(pid) {
+		return false
+	}
+	state := strings.TrimSpace(lines[7])
+	return state == "ready" || state == "standby"
 }
 
 // Exists says whether dir already holds the data of a [Postgres].

@@ -67,6 +67,11 @@ type PostgresOptions struct {
 	// share one password and one system identifier.
 	InitCache string
 
+	// Primary makes the server a standby: if Dir is empty it begins as a copy of
+	// that server, which must run then, and it follows that server, over a
+	// replication slot of its own, until Promote. The two share their password.
+	Primary *Postgres
+
 	// LastWish is the signal the server gets if this process dies without having
 	// stopped it (Linux only). Default SIGINT, a fast shutdown.
 	LastWish syscall.Signal
@@ -85,6 +90,7 @@ type Postgres struct {
 	lock   *DirLock
 	cancel context.CancelFunc // asks the supervisor to shut down
 	hurry  chan struct{}      // closed when it must not take its time
+	crash  chan struct{}      // closed when it must not shut down but die
 	ended  chan struct{}      // closed when it has returned
 	endErr error              // of the supervisor; readable once ended is closed
 
@@ -189,7 +195,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 	}
 	supervised, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	p.hurry, p.ended = make(chan struct{}), make(chan struct{})
+	p.hurry, p.crash, p.ended = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(p.ended)
 		p.endErr = p.supervise(supervised, c)
@@ -214,6 +220,25 @@ func (p *Postgres) Stop(ctx context.Context) error {
 		close(p.hurry)
 		<-p.ended
 	}
+	return p.end()
+}
+
+// Kill ends the server as a crash would, with SIGKILL and no word to anybody,
+// and does not start it again: Start does. Kill of a stopped server is nil.
+func (p *Postgres) Kill() error {
+	p.life.Lock()
+	defer p.life.Unlock()
+	if p.lock == nil {
+		return nil
+	}
+	close(p.crash)
+	p.cancel()
+	<-p.ended
+	return p.end()
+}
+
+// end releases what the supervisor, which has ended, has left.
+func (p *Postgres) end() error {
 	err := p.endErr
 	p.release()
 	if err != nil {
@@ -356,6 +381,13 @@ func ended(c *child) error {
 
 // shutdown ends the child, and whatever processes it leaves.
 func (p *Postgres) shutdown(c *child) error {
+	select {
+	case <-p.crash:
+		c.signal(syscall.SIGKILL)
+		<-c.done
+		return clearLeftovers(context.Background(), p.data, p.log)
+	default:
+	}
 	if procs, err := serverProcesses(p.data); err == nil {
 		signalServers(p.data, procs, syscall.SIGCONT) // a frozen process cannot shut down
 	}

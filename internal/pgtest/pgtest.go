@@ -31,6 +31,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
@@ -168,6 +169,44 @@ func Start(t testing.TB, change func(*local.PostgresOptions)) *local.Postgres {
 		}
 	})
 	return server
+}
+
+// Standby starts a hot standby of a server that Start has started. If the
+// primary is to be synchronous, it acknowledges no commit that the standby does
+// not have on disk, from when this returns. The standby is stopped and removed
+// when the test ends, before its primary.
+func Standby(t testing.TB, primary *local.Postgres, synchronous bool) *local.Postgres {
+	t.Helper()
+	standby := Start(t, func(o *local.PostgresOptions) {
+		o.Name = filepath.Base(primary.Dir()) + "-standby"
+		o.Primary = primary
+	})
+	if !synchronous {
+		return standby
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, primary.DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	for _, statement := range []string{`alter system set synchronous_standby_names = '*'`, `select pg_reload_conf()`} {
+		if _, err := conn.Exec(ctx, statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for synced := false; !synced; {
+		if ctx.Err() != nil {
+			t.Fatal("the standby does not become synchronous")
+		}
+		time.Sleep(10 * time.Millisecond)
+		err := conn.QueryRow(ctx, `select exists (select from pg_stat_replication where sync_state = 'sync')`).Scan(&synced)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return standby
 }
 
 // Binaries are the Postgres programs on this machine.
