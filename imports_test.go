@@ -17,19 +17,24 @@ const module = "github.com/saldo-ledger/saldo/"
 // internal/assembly.
 var imports = map[string]struct{ ours, foreign []string }{
 	// decisions: pure
-	"internal/ledger":    {},
-	"internal/placement": {ours: []string{"internal/ledger"}, foreign: []string{"github.com/cespare/xxhash/v2"}},
-	"internal/admission": {},
-	"saga":               {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"go.opentelemetry.io/otel"}},
+	"internal/ledger":         {},
+	"internal/placement":      {ours: []string{"internal/ledger"}, foreign: []string{"github.com/cespare/xxhash/v2"}},
+	"internal/rebalance/plan": {ours: []string{"internal/ledger", "internal/placement"}},
+	"internal/admission":      {},
+	"saga":                    {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"go.opentelemetry.io/otel"}},
 
 	// use cases: over interfaces that they declare
-	"internal/routing":   {ours: []string{"internal/ledger", "internal/placement", "saga"}},
-	"internal/rebalance": {ours: []string{"internal/ledger", "internal/placement"}},
-	"internal/audit":     {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"golang.org/x/sync"}},
+	"internal/routing": {ours: []string{"internal/ledger", "internal/placement", "saga"}},
+	"internal/rebalance": {
+		ours:    []string{"internal/ledger", "internal/placement", "internal/rebalance/plan"},
+		foreign: []string{"github.com/cenkalti/backoff/v5"},
+	},
+	"internal/audit": {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"golang.org/x/sync"}},
+	"internal/mend":  {ours: []string{"internal/ledger", "internal/audit"}},
 
 	// adapters: each hides one thing
 	"shard": {
-		ours:    []string{"internal/ledger", "internal/placement", "internal/audit", "saga"},
+		ours:    []string{"internal/ledger", "internal/placement", "internal/audit", "internal/rebalance", "saga"},
 		foreign: []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/cenkalti/backoff/v5", "github.com/cespare/xxhash/v2"},
 	},
 	"internal/cluster": {
@@ -47,7 +52,7 @@ var imports = map[string]struct{ ours, foreign []string }{
 
 	// a cluster as a whole: where the adapters of shards and registry meet
 	"internal/assembly": {
-		ours:    []string{"internal/ledger", "internal/cluster", "internal/audit", "shard"},
+		ours:    []string{"internal/ledger", "internal/placement", "internal/cluster", "internal/audit", "internal/mend", "internal/rebalance", "shard"},
 		foreign: []string{"golang.org/x/sync"},
 	},
 

@@ -11,19 +11,23 @@ import (
 
 // Registry is where moves are decided. Its methods that write compare what they were given with what is there; the error
 // is ErrChanged if that has changed, and ErrNotLeading if this process no longer leads. Any other error of a write leaves
-// open whether it was done: look again.
+// open whether it was done: look again. A record is written with the phase that is told and otherwise as given.
 type Registry interface {
 	// View reads the cluster, linearizably.
 	View(ctx context.Context) (*View, error)
 	// Plan creates the record of a move that was decided from the view. Nothing else of the cluster's shards or moves may
 	// have changed since.
 	Plan(ctx context.Context, view *View, move placement.Move) (placement.Move, error)
-	// Advance writes a phase before PhaseSwitched or after it, never one that decides.
+	// Advance writes a phase before PhaseSwitched or after it, never one that decides. It may go back from PhaseFence to
+	// PhaseCatchup, so that a Switch that was sent and not answered can no longer succeed.
 	Advance(ctx context.Context, move placement.Move, to placement.Phase) (placement.Move, error)
 	// Switch gives the slots to the target: the commit point.
 	Switch(ctx context.Context, move placement.Move) (placement.Move, error)
-	// Abort gives the slots to the source, at a new epoch; a planned move is only ended. It needs no leadership.
+	// Abort gives the slots to the source, at a new epoch. A planned move is only ended. Of one in PhaseMark only the cause
+	// is written, and its mover aborts it as soon as the source knows of it. Abort needs no leadership.
 	Abort(ctx context.Context, move placement.Move, cause string) (placement.Move, error)
+	// Forget removes the records of moves that ended long ago.
+	Forget(ctx context.Context) error
 	// Changed returns a channel that is closed when the cluster looks different from when Changed was called, as far as this
 	// process has heard.
 	Changed() <-chan struct{}
@@ -55,6 +59,7 @@ type Shards interface {
 	// Pair returns the shards of a move for a mover with this token. It does not connect. Close it.
 	Pair(view *View, move placement.Move, token int64) (Pair, error)
 	// Fenced returns the moves whose slots some reachable shard has had fenced for longer than a time, by that shard's clock.
+	// The error tells of shards that were not reached; the moves are those of the others.
 	Fenced(ctx context.Context, view *View, longer time.Duration) ([]placement.MoveID, error)
 	// Uncleaned returns the slots of which a shard still has a copy that is not its own.
 	Uncleaned(ctx context.Context, view *View, id ledger.ShardID) (placement.SlotSet, error)
@@ -67,11 +72,17 @@ type Shards interface {
 //	ErrMismatch   the target's rows are not the source's: abort, and keep both for a person to look at
 //	ErrBusy       a lock could not be had in time (at most 100 ms): pause, try again
 //	ErrNotClean   the target holds another copy of a slot: wait until it was cleaned
+//	ErrHalfMarked of Mark, around the target's error: the source knows of the move, the target does not
 //	ErrStale      the source is not the server that the copy began with: abort
-//	*placement.OwnershipError, *placement.StrangerError: the shard does not have the slots as the registry says, or is another one
+//	ErrNotFinal   of Activate: the target has no final pass, its failover lost it. Copy again what it lacks, while the source
+//	              is still fenced or keeps what it has: CopyChunk until zero, Pass, Final, Activate
+//	ErrNotActivated of CleanChunk, at the source: the target does not own a slot, so this copy may be the only good one:
+//	              Activate first, with the copy before it if that is what it takes
+//	*placement.OwnershipError, *placement.StrangerError: the shard does not have the slots as the registry says, or is
+//	              another one
 type Pair interface {
-	// Mark writes move and token to the slots at both shards: owned at these epochs at the source, incoming at the target.
-	// With a larger token than the stored one it takes the move over.
+	// Mark writes move and token to the slots, first at the source, owned at these epochs, then at the target: incoming.
+	// With a larger token than the stored one it takes the move over. Slots that are fenced stay so.
 	Mark(ctx context.Context, holds []placement.Hold) error
 	// CopyChunk copies the next rows of what was there when the copy began. Zero rows: all is copied.
 	CopyChunk(ctx context.Context, rows int) (copied int, err error)
@@ -82,9 +93,11 @@ type Pair interface {
 	VerifyChunk(ctx context.Context) (left int, err error)
 	// Fence stops writes to the slots at the source. Fenced slots stay so.
 	Fence(ctx context.Context, holds []placement.Hold) error
-	// Unfence takes Fence back. Only before Switch was sent.
+	// Unfence takes Fence back. Slots that are owned stay so. Only while no Switch can succeed: before it was sent, or after
+	// the record went back to PhaseCatchup.
 	Unfence(ctx context.Context, holds []placement.Hold) error
-	// Final is the last pass, under the fence, and compares every account that it touched.
+	// Final is the last pass, under the fence, and compares every account that it touched. It fails if the slots are not
+	// fenced by this mover.
 	Final(ctx context.Context) (copied int, err error)
 	// Activate makes the target own the slots at these epochs, and books what came against @moved.
 	Activate(ctx context.Context, holds []placement.Hold) error
@@ -92,10 +105,11 @@ type Pair interface {
 	Tombstone(ctx context.Context, holds []placement.Hold) error
 	// Restore makes the source own the slots at these epochs, after an abort.
 	Restore(ctx context.Context, holds []placement.Hold) error
-	// Discard makes the target's copy one that is to be cleaned, after an abort.
+	// Discard makes the target's copy one that is to be cleaned, after an abort. Where Mark has not come it leaves a clean
+	// tombstone at these epochs, so that a Mark that was sent before the abort is refused when it comes.
 	Discard(ctx context.Context, holds []placement.Hold) error
-	// CleanChunk deletes up to so many rows of the copy that is left: the source's after a switch, the target's after an
-	// abort. Zero rows: it is clean.
+	// CleanChunk deletes up to so many rows of the copy that is left: the source's after Tombstone, the target's after
+	// Discard. Zero rows: it is clean, and the slots may come back.
 	CleanChunk(ctx context.Context, rows int) (deleted int, err error)
 	// Progress is how far the copy has come, for people.
 	Progress(ctx context.Context) (Progress, error)
@@ -105,11 +119,14 @@ type Pair interface {
 
 // The errors of a Pair; see there.
 var (
-	ErrTokenLost = errors.New("another mover has taken the move over")
-	ErrMismatch  = errors.New("the copy differs from its source")
-	ErrBusy      = errors.New("the shard is busy: its lock could not be had in time")
-	ErrNotClean  = errors.New("the shard still holds an older copy of a slot")
-	ErrStale     = errors.New("the source is not the server that the copy began with")
+	ErrTokenLost    = errors.New("another mover has taken the move over")
+	ErrMismatch     = errors.New("the copy differs from its source")
+	ErrBusy         = errors.New("the shard is busy: its lock could not be had in time")
+	ErrNotClean     = errors.New("the shard still holds an older copy of a slot")
+	ErrHalfMarked   = errors.New("the source knows of the move, the target does not")
+	ErrStale        = errors.New("the source is not the server that the copy began with")
+	ErrNotFinal     = errors.New("the target has not the final pass of this move")
+	ErrNotActivated = errors.New("the target does not own a slot whose rows were to be deleted at its source")
 )
 
 // Progress of a move's copy.

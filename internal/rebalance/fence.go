@@ -1,0 +1,118 @@
+package rebalance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// fence is what clients wait for: from Fence to Activate. It returns nil when the target owns the slots, and also when there
+// was no time for that: then the phase is PhaseCatchup, and the slots are open.
+func (m *mover) fence(ctx context.Context) error {
+	if err := m.record(ctx, placement.PhaseFence); err != nil {
+		return err
+	}
+	m.open, m.closed = false, time.Now()
+	if err := m.slots(ctx, pointFence, m.pair.Fence); errors.Is(err, ErrBusy) {
+		m.open = true // nothing was done
+		return m.reopened(ctx, err)
+	} else if err != nil {
+		return m.lift(ctx, err)
+	}
+	if err := m.final(ctx); err != nil {
+		return m.lift(ctx, err)
+	}
+	if err := m.decide(ctx); err != nil {
+		return err
+	}
+	// Whatever happens from here on, the target is to own the slots.
+	return m.tell(ctx)
+}
+
+// final copies the last of what changed, within the budget.
+func (m *mover) final(ctx context.Context) error {
+	const attempts = 10
+	ctx, cancel := context.WithTimeout(ctx, m.config.FenceBudget)
+	defer cancel()
+	return m.shard(ctx, pointFinal, m.config.FenceBudget, attempts, func(ctx context.Context) error {
+		_, err := m.pair.Final(ctx)
+		return err
+	})
+}
+
+// lift opens the slots again. Switch was not sent for this fence, and nobody else can have sent one: they would have written
+// their own token first, and Unfence would find it.
+func (m *mover) lift(ctx context.Context, cause error) error {
+	if errors.Is(cause, ErrMismatch) || errors.Is(cause, ErrStale) {
+		return m.hopeless(ctx, cause)
+	}
+	// Also when this process has been told to stop: nobody else would do it as soon.
+	lifting, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.config.Deadman)
+	defer cancel()
+	var err error
+	for pause := newPause(20*time.Millisecond, time.Second); lifting.Err() == nil; sleep(lifting, pause.NextBackOff()) {
+		if err = m.slots(lifting, pointUnfence, m.pair.Unfence); err == nil || errors.Is(err, ErrTokenLost) || ctx.Err() != nil {
+			break
+		}
+	}
+	m.report.fenced(time.Since(m.closed))
+	switch {
+	case errors.Is(err, ErrTokenLost) || ctx.Err() != nil:
+		return errors.Join(cause, err)
+	case err != nil:
+		return m.abort(ctx, fmt.Errorf("%w; the fence could not be lifted: %w", cause, err), false)
+	}
+	m.open = true
+	return m.reopened(ctx, cause)
+}
+
+// reopened goes back to catching up.
+func (m *mover) reopened(ctx context.Context, cause error) error {
+	m.report.fail(fmt.Errorf("not fenced: %w", cause))
+	m.log.WarnContext(ctx, "the slots are open again; catching up", "after", time.Since(m.closed), "cause", cause)
+	m.closed = time.Time{}
+	return m.record(ctx, placement.PhaseCatchup)
+}
+
+// decide sends Switch until the registry has answered. Once it was sent, only the registry knows, also when an answer says
+// that another process leads: an earlier Switch may have come through.
+func (m *mover) decide(ctx context.Context) error {
+	for pause := newPause(20*time.Millisecond, time.Second); ; {
+		move := m.move
+		now := time.Now().UTC()
+		move.DecidedAt = &now
+		err := m.config.at(pointSwitch, func() error {
+			ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+			defer cancel()
+			switched, err := m.registry.Switch(ctx, move)
+			if err == nil {
+				m.note(switched)
+			}
+			return err
+		})
+		if err == nil {
+			// The slots are the move's own until it is told: their epochs are one above those that were fenced.
+			for i := range m.holds {
+				m.holds[i].Epoch++
+			}
+			return nil
+		}
+		if errors.Is(err, ErrNotLeading) || ctx.Err() != nil {
+			return fmt.Errorf("switch: %w", err)
+		}
+		m.report.fail(fmt.Errorf("switch: %w", err))
+		sleep(ctx, pause.NextBackOff())
+		switch err := m.read(ctx); {
+		case errors.Is(err, errEnded):
+			return err
+		case err != nil || m.move.Phase == placement.PhaseFence: // it may have been paused; that is for later
+		case m.move.Phase == placement.PhaseSwitched:
+			return nil
+		default:
+			return ErrChanged
+		}
+	}
+}

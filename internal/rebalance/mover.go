@@ -1,0 +1,292 @@
+package rebalance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// mover takes one move through its phases. It belongs to the goroutine of run.
+type mover struct {
+	registry Registry
+	shards   Shards
+	config   *Config
+	log      *slog.Logger
+	token    int64
+	cleaned  func(ledger.ShardID) chan struct{}
+
+	move    placement.Move   // as it was last read or written
+	holds   []placement.Hold // its slots, as the registry last told
+	changed <-chan struct{}  // closed if the registry may tell otherwise by now
+	pair    Pair             // nil if there is none open
+	marked  bool             // the slots carry this mover's token
+	open    bool             // the slots are not fenced
+	closed  time.Time        // when this mover began to fence them
+	report  report           // for people
+}
+
+// shardTimeout bounds what changes slots at a shard; copyTimeout what copies, compares or deletes.
+const (
+	shardTimeout = 5 * time.Second
+	copyTimeout  = 10 * time.Minute
+)
+
+// errEnded: nothing is left to do, or not now.
+var errEnded = errors.New("the move has ended, or rests")
+
+// run returns nil when the move has ended, or waits for a person; ErrNotLeading or ErrTokenLost if another leader has come.
+// All other errors are tried again.
+func (m *mover) run(ctx context.Context) error {
+	defer m.hangUp()
+	pause, changes := newPause(m.config.MinPause, m.config.MaxPause), 0
+	for {
+		err := m.step(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			pause.Reset()
+			changes = 0
+			continue
+		case errors.Is(err, errEnded):
+			return nil
+		case errors.Is(err, ErrNotLeading), errors.Is(err, ErrTokenLost):
+			return fmt.Errorf("move %s: %w", m.move.ID, err)
+		case errors.Is(err, ErrChanged):
+			// Clients may wait for what somebody has decided.
+			if changes++; changes == 1 {
+				continue
+			}
+		default:
+			// Whatever it was, the next attempt asks the registry what is to be done, and the shards anew.
+			m.hangUp()
+			m.marked, m.open = false, false
+			m.report.fail(err)
+			m.log.WarnContext(ctx, "a move is held up; trying again", "phase", m.move.Phase, "error", err)
+		}
+		_ = m.sleep(ctx, pause.NextBackOff()) // the next step looks for itself
+	}
+}
+
+// step reads what the registry says and does what is to be done in that phase.
+func (m *mover) step(ctx context.Context) error {
+	if err := m.read(ctx); err != nil {
+		return err
+	}
+	if m.move.Phase.Ended() || m.config.rests(m.move) {
+		return errEnded
+	}
+	if open := m.move.Phase == placement.PhaseCopy || m.move.Phase == placement.PhaseCatchup; open && m.move.Cause != "" {
+		return m.abort(ctx, errors.New(m.move.Cause), false)
+	}
+	switch m.move.Phase {
+	case placement.PhasePlanned:
+		return m.record(ctx, placement.PhaseMark)
+	case placement.PhaseMark:
+		return m.mark(ctx)
+	case placement.PhaseCopy:
+		return m.copy(ctx)
+	case placement.PhaseCatchup:
+		return m.catchUp(ctx)
+	case placement.PhaseFence:
+		// Somebody was inside the fence and it is not known how far: no Switch can come through after this.
+		return m.record(ctx, placement.PhaseCatchup)
+	case placement.PhaseSwitched:
+		return m.tell(ctx)
+	case placement.PhaseClean:
+		return m.clean(ctx, placement.PhaseDone)
+	case placement.PhaseAborting:
+		return m.takeBack(ctx)
+	}
+	return fmt.Errorf("phase %q is not one that this version knows", m.move.Phase)
+}
+
+// read asks the registry for the move and its slots.
+func (m *mover) read(ctx context.Context) error {
+	changed := m.registry.Changed()
+	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+	defer cancel()
+	view, err := m.registry.View(ctx)
+	if err != nil {
+		return fmt.Errorf("read the cluster: %w", err)
+	}
+	move, ok := find(view, m.move.ID)
+	if !ok {
+		return errEnded
+	}
+	m.note(move)
+	m.changed, m.holds = changed, move.Holds(view.Map)
+	if m.pair == nil {
+		if m.pair, err = m.shards.Pair(view, move, m.token); err != nil {
+			return fmt.Errorf("open the shards: %w", err)
+		}
+	}
+	return nil
+}
+
+func find(view *View, id placement.MoveID) (placement.Move, bool) {
+	for _, move := range view.Moves {
+		if move.ID == id {
+			return move, true
+		}
+	}
+	return placement.Move{}, false
+}
+
+func (m *mover) note(move placement.Move) {
+	m.move = move
+	m.report.note(move)
+}
+
+func (m *mover) hangUp() {
+	if m.pair != nil {
+		m.pair.Close()
+		m.pair = nil
+	}
+}
+
+// record writes the next phase.
+func (m *mover) record(ctx context.Context, to placement.Phase) error {
+	move := m.move
+	if now := time.Now().UTC(); to.Ended() {
+		move.EndedAt = &now
+	}
+	err := m.config.at(pointRecord+string(to), func() error {
+		ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+		defer cancel()
+		move, err := m.registry.Advance(ctx, move, to)
+		if err == nil {
+			m.note(move)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("record phase %s: %w", to, err)
+	}
+	m.log.InfoContext(ctx, "a move has come on", "phase", to)
+	return nil
+}
+
+// abort gives the slots to the source. What the target has is kept for a while if it is evidence.
+func (m *mover) abort(ctx context.Context, cause error, evidence bool) error {
+	move := m.move
+	move.Evidence = evidence
+	err := m.config.at(pointAbort, func() error {
+		ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+		defer cancel()
+		move, err := m.registry.Abort(ctx, move, cause.Error())
+		if err == nil {
+			m.note(move)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("abort, because of %q: %w", cause, err)
+	}
+	m.report.fail(cause)
+	m.log.ErrorContext(ctx, "a move is aborted", "cause", cause, "copy_kept", evidence)
+	return nil
+}
+
+// shard does something at a shard. While the shard's lock cannot be had it tries again, so often.
+func (m *mover) shard(
+	ctx context.Context, point string, timeout time.Duration, attempts int, effect func(context.Context) error,
+) error {
+	var err error
+	for pause := newPause(20*time.Millisecond, time.Second); ; {
+		err = m.config.at(point, func() error {
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			return effect(ctx)
+		})
+		if attempts--; !errors.Is(err, ErrBusy) || attempts <= 0 || ctx.Err() != nil {
+			break
+		}
+		sleep(ctx, pause.NextBackOff())
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", point, err)
+	}
+	return nil
+}
+
+// slots does something that changes the state of slots.
+func (m *mover) slots(ctx context.Context, point string, effect func(context.Context, []placement.Hold) error) error {
+	const attempts = 10 // some 3 s
+	return m.shard(ctx, point, shardTimeout, attempts, func(ctx context.Context) error { return effect(ctx, m.holds) })
+}
+
+// rows copies, compares or deletes a piece, and then rests, so that it takes its share of the time and no more. hurried: it
+// does not rest.
+func (m *mover) rows(
+	ctx context.Context, point string, hurried bool, effect func(context.Context) (int, error),
+) (n int, took time.Duration, err error) {
+	if err := m.unchanged(ctx); err != nil {
+		return 0, 0, err
+	}
+	began := time.Now()
+	err = m.shard(ctx, point, copyTimeout, 10, func(ctx context.Context) (err error) {
+		n, err = effect(ctx)
+		return err
+	})
+	took = time.Since(began)
+	if err == nil && n > 0 && !hurried {
+		sleep(ctx, m.config.rest(took))
+		err = ctx.Err()
+	}
+	return n, took, err
+}
+
+// unchanged returns ErrChanged if the move's record is not the one that this mover goes by: it was paused, or aborted.
+func (m *mover) unchanged(ctx context.Context) error {
+	select {
+	case <-m.changed:
+	default:
+		return nil
+	}
+	revision := m.move.Revision
+	if err := m.read(ctx); err != nil {
+		return err
+	}
+	if m.move.Revision != revision {
+		return ErrChanged
+	}
+	return nil
+}
+
+// sleep returns ErrChanged, early, if the move's record has changed meanwhile.
+func (m *mover) sleep(ctx context.Context, pause time.Duration) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for changed := m.changed; ; {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			return nil
+		case <-changed:
+			switch err := m.unchanged(ctx); {
+			case errors.Is(err, ErrChanged):
+				return err
+			case err != nil:
+				changed = nil // the registry does not answer now; it is asked again after the pause
+			default:
+				changed = m.changed
+			}
+		}
+	}
+}
+
+func sleep(ctx context.Context, pause time.Duration) {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

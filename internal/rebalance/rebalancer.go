@@ -1,0 +1,174 @@
+package rebalance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// Rebalancer plans moves and takes them through their phases, where it leads (Run), and ends what others left fenced
+// (Watch).
+type Rebalancer struct {
+	registry Registry
+	shards   Shards
+	config   Config
+	log      *slog.Logger
+
+	mu      sync.Mutex // guards what follows
+	running map[placement.MoveID]*mover
+	cleaned map[ledger.ShardID]chan struct{} // has room while nobody deletes there
+	problem error                            // why nothing could be planned
+}
+
+// New returns a rebalancer. Nothing happens before Run or Watch.
+func New(registry Registry, shards Shards, config Config, log *slog.Logger) *Rebalancer {
+	config.setDefaults()
+	return &Rebalancer{
+		registry: registry, shards: shards, config: config, log: log,
+		running: make(map[placement.MoveID]*mover), cleaned: make(map[ledger.ShardID]chan struct{}),
+	}
+}
+
+// registryTimeout bounds one question to the registry.
+const registryTimeout = 5 * time.Second
+
+// Run leads: it goes on with every move that has not ended, plans new ones, and returns ctx's error when ctx ends, or
+// earlier if it finds that it does not lead any more. token is this leader's, larger than every earlier leader's. Run must have
+// returned before another Run of the same Rebalancer begins.
+func (r *Rebalancer) Run(ctx context.Context, token int64) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	var movers sync.WaitGroup
+	defer movers.Wait()
+	defer stop(nil)
+	var (
+		pause     = newPause(r.config.MinPause, r.config.MaxPause)
+		ended     = make(chan struct{}, 1) // a mover has
+		next      time.Time                // do not plan before
+		forgotten time.Time                // when Forget was called last
+	)
+	start := func(move placement.Move) {
+		m := r.newMover(move, token)
+		movers.Go(func() {
+			err := m.run(ctx)
+			r.mu.Lock()
+			delete(r.running, move.ID)
+			r.mu.Unlock()
+			if err != nil && ctx.Err() == nil {
+				stop(err)
+			}
+			select {
+			case ended <- struct{}{}:
+			default:
+			}
+		})
+	}
+	for ctx.Err() == nil {
+		changed := r.registry.Changed()
+		view, err := r.view(ctx)
+		if err == nil {
+			for _, move := range view.Moves {
+				if !move.Phase.Ended() && !r.config.rests(move) && !r.runs(move.ID) {
+					start(move)
+				}
+			}
+		}
+		if err == nil && !time.Now().Before(next) {
+			var planned bool
+			if planned, err = r.plan(ctx, view); planned {
+				continue // there may be room for another one
+			}
+			if err == nil {
+				pause.Reset()
+			} else {
+				next = time.Now().Add(pause.NextBackOff())
+			}
+		}
+		if err == nil && time.Since(forgotten) > time.Hour {
+			if err = r.forget(ctx); err == nil {
+				forgotten = time.Now()
+			}
+		}
+		switch {
+		case errors.Is(err, ErrNotLeading):
+			return err
+		case err != nil && !errors.Is(err, ErrChanged) && ctx.Err() == nil:
+			r.log.WarnContext(ctx, "cannot plan moves; trying again", "error", err)
+		}
+		r.setProblem(err)
+		wait := r.config.Poll
+		if view == nil {
+			changed, wait = nil, pause.NextBackOff()
+		} else if until := time.Until(next); until > 0 {
+			wait = min(wait, until)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-ended:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+	return context.Cause(ctx)
+}
+
+func (r *Rebalancer) runs(id placement.MoveID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running[id] != nil
+}
+
+func (r *Rebalancer) newMover(move placement.Move, token int64) *mover {
+	m := &mover{
+		registry: r.registry, shards: r.shards, config: &r.config, cleaned: r.cleanerOf,
+		log:   r.log.With("move", move.ID, "source", move.Source, "target", move.Target),
+		token: token, move: move,
+	}
+	m.report.note(move)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running[move.ID] = m
+	return m
+}
+
+// cleanerOf returns a channel with room for one: who deletes at this shard.
+func (r *Rebalancer) cleanerOf(id ledger.ShardID) chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cleaned[id] == nil {
+		r.cleaned[id] = make(chan struct{}, 1)
+	}
+	return r.cleaned[id]
+}
+
+func (r *Rebalancer) view(ctx context.Context) (*View, error) {
+	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+	defer cancel()
+	view, err := r.registry.View(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the cluster: %w", err)
+	}
+	return view, nil
+}
+
+func (r *Rebalancer) forget(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+	defer cancel()
+	if err := r.registry.Forget(ctx); err != nil {
+		return fmt.Errorf("forget moves that ended long ago: %w", err)
+	}
+	return nil
+}
+
+func (r *Rebalancer) setProblem(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.problem = err
+}
