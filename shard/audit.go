@@ -53,13 +53,13 @@ const snapshotPatience = 15 * time.Second
 
 // Snapshot takes a snapshot. Close ends it.
 func (s *Shard) Snapshot(ctx context.Context) (*Snapshot, error) {
-	config, err := connConfig(s.config.DSN, s.config.Password, roleService, s.config.Name+" audit", scans)
+	config, err := connConfig(s.config.DSN, s.config.Password, roleService, s.config.Name+" audit", scans, expecting(s.config.Timeline))
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, snapshotPatience)
 	defer cancel()
-	conn, err := pgx.ConnectConfig(ctx, config)
+	conn, refused, err := connectRather(ctx, config, s.config.Cluster, s.config.ID)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, err)
 	}
@@ -67,6 +67,12 @@ func (s *Shard) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if err := snapshot.begin(ctx); err != nil {
 		snapshot.Close()
 		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, err)
+	}
+	// What it is will be judged by what it says. An old primary says that it is adopted.
+	is := snapshot.identity
+	if refused != nil && is.Cluster == s.config.Cluster && is.Shard == s.config.ID && is.Timeline == is.Running {
+		snapshot.Close()
+		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, refused)
 	}
 	return snapshot, nil
 }
@@ -82,7 +88,14 @@ select coalesce(m.cluster, ''), coalesce(m.shard, ''), coalesce(m.slots, 0), coa
 from (select pg_is_in_recovery() as standby) here
 left join shard_meta m on true`
 
-const slotsStatement = `select slot, state, epoch from slots`
+const slotsStatement = `
+select slot,
+       state,
+       epoch,
+       move_id,
+       fenced_at,
+       not clean
+from slots`
 
 func (s *Snapshot) begin(ctx context.Context) error {
 	var (
@@ -97,11 +110,15 @@ func (s *Snapshot) begin(ctx context.Context) error {
 	pipeline.Queue(slotsStatement).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			var (
-				number ledger.Slot
-				slot   audit.Slot
+				number   ledger.Slot
+				slot     audit.Slot
+				fencedAt *time.Time
 			)
-			if err := rows.Scan(&number, &slot.State, &slot.Epoch); err != nil {
+			if err := rows.Scan(&number, &slot.State, &slot.Epoch, &slot.Move, &fencedAt, &slot.Copy); err != nil {
 				return err
+			}
+			if fencedAt != nil {
+				slot.FencedAt = *fencedAt
 			}
 			s.slots[number] = slot
 		}
@@ -128,12 +145,6 @@ func (s *Snapshot) Identity() audit.Identity { return s.identity }
 
 // Slots returns the shard's slots.
 func (s *Snapshot) Slots() map[ledger.Slot]audit.Slot { return s.slots }
-
-// answers tells whether the shard answers for a user's slot, as answersFor does.
-func (s *Snapshot) answers(user ledger.UserID) bool {
-	state := s.slots[placement.SlotOf(user)].State
-	return state == "owned" || state == "fenced"
-}
 
 const countStatement = `
 select (select count(*) from users where ` + answersFor + `),
@@ -162,6 +173,12 @@ select currency,
 from operations
 where ` + answersFor + `
 group by currency`
+
+// Whatever slots it was booked for: they came to this shard, or have left it, for good or until they came again.
+const bookingsStatement = `
+select move_id, other, currency, amount::text
+from moved
+order by move_id, currency`
 
 // Totals counts and sums.
 func (s *Snapshot) Totals(ctx context.Context) (audit.Totals, error) {
@@ -202,6 +219,20 @@ func (s *Snapshot) Totals(ctx context.Context) (audit.Totals, error) {
 	if err != nil {
 		return audit.Totals{}, fmt.Errorf("sum operations: %w", err)
 	}
+	var booking audit.Booking
+	err = s.each(ctx, bookingsStatement, nil, []any{&booking.Move, &booking.Other, &booking.Currency, &sums[0]}, func() error {
+		booking.Amount = new(big.Int)
+		totals.Bookings = append(totals.Bookings, booking)
+		moved := money(booking.Currency).Moved
+		if err := parse(sums[:], booking.Amount); err != nil {
+			return err
+		}
+		moved.Add(moved, booking.Amount)
+		return nil
+	})
+	if err != nil {
+		return audit.Totals{}, fmt.Errorf("read what was booked against @moved: %w", err)
+	}
 	return totals, nil
 }
 
@@ -233,8 +264,8 @@ where ` + answersFor + ` and not (
     end)`
 
 // lines is a bag of the lines that operations call for and of the entries that are there. Each line must be in it as often
-// from one side as from the other. An operation tells the number and balance of its owner's entry; of the payee's in a
-// local transfer, whose slot may be another, it does not: these are left to the account's chain.
+// from one side as from the other. Only the lines of operations' owners: they are in the operation's slot. The payee's of a
+// local transfer may be on another shard by now: see localLines.
 const lines = `
 (
     select slot,
@@ -252,12 +283,8 @@ const lines = `
     from operations
     where reason = '' and ` + answersFor + `
     union all
-    select -1, initiator, tx_id, step, kind, payee, initiator, currency, amount, 0, 0, true
-    from operations
-    where reason = '' and step = 1 and kind = 3 and not saga and ` + answersFor + `
-    union all
-    select case when received and step = 1 then -1 else slot end,
-           case when received then counterparty else user_id end,
+    select slot,
+           case when step = 2 then counterparty else user_id end,
            tx_id,
            step,
            kind,
@@ -265,13 +292,15 @@ const lines = `
            counterparty,
            currency,
            amount,
-           case when received and step = 1 then 0 else version end,
-           case when received and step = 1 then 0 else balance end,
+           version,
+           balance,
            false
     from entries
-    cross join lateral (select kind = 3 and step <> 3 and amount > 0) as side(received)
-    where ` + answersFor + `
+    where not ` + received + ` and ` + answersFor + `
 ) as lines`
+
+// received is the condition on an entry that a local transfer has credited its payee with.
+const received = `(kind = 3 and step = 1 and amount > 0)`
 
 const lineBucket = `hash_record_extended(row(initiator, tx_id), 0) & 4095`
 
@@ -296,15 +325,15 @@ group by slot, initiator, tx_id, step, kind, user_id, counterparty, currency, am
 having count(*) filter (where called) <> count(*) filter (where not called)`
 
 // Operations reports operations whose system side or entries are not what their contents call for, and entries that no
-// operation calls for.
-func (s *Snapshot) Operations(ctx context.Context, report audit.Reporter) (parted int64, err error) {
+// operation calls for: all but the payees' of local transfers.
+func (s *Snapshot) Operations(ctx context.Context, report audit.Reporter) error {
 	var (
 		op     ledger.Recorded
 		system ledger.SystemAccount
 		amount ledger.Amount
 	)
 	into := []any{&op.Initiator, &op.TxID, &op.Step, &op.Kind, &op.Saga, &op.Amount, &op.Reason, &system, &amount}
-	err = s.each(ctx, misshapenStatement, nil, into, func() error {
+	err := s.each(ctx, misshapenStatement, nil, into, func() error {
 		outcome := "applied"
 		if op.Reason != ledger.Applied {
 			outcome = "refused (" + string(op.Reason) + ")"
@@ -314,7 +343,7 @@ func (s *Snapshot) Operations(ctx context.Context, report audit.Reporter) (parte
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("read misshapen operations: %w", err)
+		return fmt.Errorf("read misshapen operations: %w", err)
 	}
 	var (
 		bucket  int64
@@ -325,10 +354,10 @@ func (s *Snapshot) Operations(ctx context.Context, report audit.Reporter) (parte
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("compare operations and entries: %w", err)
+		return fmt.Errorf("compare operations and entries: %w", err)
 	}
 	if len(buckets) == 0 {
-		return 0, nil
+		return nil
 	}
 	var (
 		e ledger.Entry
@@ -336,29 +365,130 @@ func (s *Snapshot) Operations(ctx context.Context, report audit.Reporter) (parte
 	)
 	into = []any{&e.Initiator, &e.TxID, &e.Step, &e.Kind, &e.User, &e.Counterparty, &e.Currency, &e.Amount, &e.Version, &e.Balance, &n}
 	err = s.each(ctx, differingLinesStatement, []any{buckets}, into, func() error {
-		local := e.Step == ledger.StepStart && e.Kind == ledger.KindTransfer && e.Amount > 0
-		line := fmt.Sprintf("entry of %+d %s for %s", e.Amount, e.Currency, e.User)
-		if !local {
-			line += fmt.Sprintf(", number %d, balance %d", e.Version, e.Balance)
-		}
-		switch {
-		case local && n > 0 && !s.answers(e.User), local && n < 0 && !s.answers(e.Counterparty):
-			parted += max(n, -n)
-		case n > 0:
+		line := fmt.Sprintf("entry of %+d %s for %s, number %d, balance %d", e.Amount, e.Currency, e.User, e.Version, e.Balance)
+		if n > 0 {
 			report(audit.CheckOperations, operationID(e.Identity, e.Step), "it lacks its "+line)
-		default:
+		} else {
 			report(audit.CheckOperations, operationID(e.Identity, e.Step), fmt.Sprintf("there is an %s that it does not call for", line))
 		}
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("join operations and entries: %w", err)
+		return fmt.Errorf("join operations and entries: %w", err)
 	}
-	return parted, nil
+	return nil
 }
 
 func operationID(id ledger.Identity, step ledger.Step) string {
 	return id.String() + " " + step.String()
+}
+
+// localLines are what local transfers call for and what entries show of them, in the same words. The number and balance of
+// a payee's entry are not among what its operation tells: these are left to the account's chain.
+const localLines = `
+(
+    select slot, true as called, payee as other, initiator, tx_id, payee, amount, currency
+    from operations
+    where step = 1 and kind = 3 and not saga and reason = '' and ` + answersFor + `
+    union all
+    select slot, false, counterparty, counterparty, tx_id, user_id, amount, currency
+    from entries
+    where ` + received + ` and ` + answersFor + `
+) as lines`
+
+// Only this program can tell a user's slot, so rows are streamed: the other end's id is the shortest that tells it. The hash
+// is one that a partitioned table may depend on, so it is the same on servers of all versions; if it were not, all lines
+// would be compared one by one.
+const lineSumsStatement = `
+select slot, called, other, hash_record_extended(row(initiator, tx_id, payee, amount, currency), 0)
+from ` + localLines
+
+// LineSums streams a hash of each payee's line of local transfers.
+func (s *Snapshot) LineSums(ctx context.Context, found func(payer, payee ledger.Slot, hash uint64, called bool)) error {
+	var (
+		slot   ledger.Slot
+		called bool
+		other  ledger.UserID
+		hash   int64
+	)
+	err := s.each(ctx, lineSumsStatement, nil, []any{&slot, &called, &other, &hash}, func() error {
+		payer, payee := slot, placement.SlotOf(other)
+		if !called {
+			payer, payee = payee, payer
+		}
+		found(payer, payee, uint64(hash), called)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("hash local transfers: %w", err)
+	}
+	return nil
+}
+
+// Entries by their slot; operations do not tell the payee's.
+const findLinesStatement = `
+select called, initiator, tx_id, payee, amount, currency
+from ` + localLines + `
+where called or slot = any($1)`
+
+// FindLines streams the payees' lines of local transfers to some slots.
+func (s *Snapshot) FindLines(ctx context.Context, payees map[ledger.Slot]bool, found func(line audit.Line, called bool)) error {
+	slots := make([]int16, 0, len(payees))
+	for slot := range payees {
+		slots = append(slots, int16(slot))
+	}
+	var (
+		called bool
+		line   audit.Line
+	)
+	into := []any{&called, &line.Initiator, &line.TxID, &line.Payee, &line.Amount, &line.Currency}
+	err := s.each(ctx, findLinesStatement, []any{slots}, into, func() error {
+		if payees[placement.SlotOf(line.Payee)] {
+			found(line, called)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read local transfers: %w", err)
+	}
+	return nil
+}
+
+const countEntriesStatement = `
+select wanted.n, count(*)
+from unnest($1::smallint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[]) with ordinality
+     as wanted(slot, initiator, tx_id, payee, amount, currency, n)
+join (
+    select *
+    from entries
+    where slot = any($1) and ` + received + `
+) e on e.slot = wanted.slot and e.user_id = wanted.payee and e.currency = wanted.currency
+   and e.tx_id = wanted.tx_id and e.counterparty = wanted.initiator and e.amount = wanted.amount
+group by wanted.n`
+
+// CountEntries counts the entries that show lines.
+func (s *Snapshot) CountEntries(ctx context.Context, lines []audit.Line) (map[audit.Line]int64, error) {
+	n := len(lines)
+	slots, amounts := make([]int16, n), make([]int64, n)
+	initiators, txIDs, payees, currencies := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	for i, line := range lines {
+		slots[i], amounts[i] = int16(placement.SlotOf(line.Payee)), int64(line.Amount)
+		initiators[i], txIDs[i] = string(line.Initiator), string(line.TxID)
+		payees[i], currencies[i] = string(line.Payee), string(line.Currency)
+	}
+	var (
+		i, count int64
+		counts   = make(map[audit.Line]int64)
+	)
+	args := []any{slots, initiators, txIDs, payees, amounts, currencies}
+	err := s.each(ctx, countEntriesStatement, args, []any{&i, &count}, func() error {
+		counts[lines[i-1]] = count
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up entries: %w", err)
+	}
+	return counts, nil
 }
 
 // In numeric, since rows that are wrong may be wrong by any amount.
@@ -542,7 +672,18 @@ where ` + answersFor + `
       where u.slot = o.slot and u.id = case o.step when 2 then o.payee else o.initiator end
   )`
 
-// Rows reports rows that stand in another slot than their user's. Accounts and entries are joined to users, sagas to
+// All keys begin with the slot: a probe of the index for each slot that has rows.
+const presentStatement = `
+with recursive present(slot) as (
+    (select slot from %[1]s order by slot limit 1)
+    union all
+    select (select t.slot from %[1]s t where t.slot > present.slot order by t.slot limit 1)
+    from present
+    where present.slot is not null
+)
+select slot from present where slot is not null`
+
+// Rows reports rows that stand in another slot than their user's, or where no row should be. Accounts and entries are joined to users, sagas to
 // operations, by slot, so these need no look of their own.
 func (s *Snapshot) Rows(ctx context.Context, report audit.Reporter) error {
 	var (
@@ -558,6 +699,17 @@ func (s *Snapshot) Rows(ctx context.Context, report audit.Reporter) error {
 	})
 	if err != nil {
 		return fmt.Errorf("read users: %w", err)
+	}
+	for _, table := range []string{"users", "accounts", "operations", "entries", "sagas"} {
+		err := s.each(ctx, fmt.Sprintf(presentStatement, table), nil, []any{&slot}, func() error {
+			if row := s.slots[slot]; !row.Answered() && !row.Copy {
+				report(audit.CheckRows, fmt.Sprintf("slot %d", slot), "the shard has no part in it, but rows of "+table)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("look for slots with %s: %w", table, err)
+		}
 	}
 	into := []any{&slot, &op.Initiator, &op.TxID, &op.Step, &op.Payee, &op.Reason}
 	err = s.each(ctx, strangersStatement, nil, into, func() error {

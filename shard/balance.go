@@ -2,6 +2,7 @@ package shard
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
@@ -106,11 +107,20 @@ func (r *balanceReader) run(ctx context.Context) {
 			return
 		case <-r.arrived:
 		}
-		for reads := r.take(); len(reads) > 0; reads = r.take() {
+		for reads := r.gather(); len(reads) > 0; reads = r.gather() {
 			r.query(ctx, reads)
 			r.ended()
 		}
 	}
+}
+
+// gather lets those who are about to ask do so first: a query has its price, which many should share. It takes no time
+// where nobody is.
+func (r *balanceReader) gather() []*balanceRead {
+	if r.shard.config.BalanceBatch > 1 {
+		runtime.Gosched()
+	}
+	return r.take()
 }
 
 // take returns the reads that wait, and wakes another reader if it leaves enough for it.

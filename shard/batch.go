@@ -15,10 +15,10 @@ type batch struct {
 	lane  *lane
 	items []*item
 
-	accounts   []accountKey // sorted, each once; the other keys too
-	operations []operationKey
-	ends       []sagaKey // sagas that are to end: refunds and completions
-	users      []*item   // to be created, sorted by slot and id
+	accounts   []accountKey   // sorted, each once; the other keys too
+	operations []operationKey // to be looked up
+	ends       []sagaKey      // sagas that are to end: refunds and completions
+	users      []*item        // to be created, sorted by slot and id
 
 	book    *ledger.Book
 	index   map[ledger.AccountKey]int // into accounts
@@ -77,11 +77,16 @@ func (k sagaKey) compare(other sagaKey) int {
 		strings.Compare(string(k.Initiator), string(other.Initiator)))
 }
 
-func newBatch(l *lane, items []*item) *batch {
+// newBatch makes a batch that looks all operations up, or only those that must be: a refund that is known is no longer
+// possible, so it would not get as far as the primary key; and what an earlier attempt may have recorded probably is there.
+func newBatch(l *lane, items []*item, lookUp bool) *batch {
 	b := &batch{
 		lane: l, items: items, book: ledger.NewBook(len(items)), answers: make([]answer, len(items)),
-		accounts: make([]accountKey, 0, 2*len(items)), operations: make([]operationKey, 0, len(items)),
-		index: make(map[ledger.AccountKey]int, 2*len(items)),
+		accounts: make([]accountKey, 0, 2*len(items)),
+		index:    make(map[ledger.AccountKey]int, 2*len(items)),
+	}
+	if lookUp {
+		b.operations = make([]operationKey, 0, len(items))
 	}
 	for _, it := range items {
 		switch {
@@ -92,7 +97,9 @@ func newBatch(l *lane, items []*item) *batch {
 					b.accounts = append(b.accounts, accountKey{placement.SlotOf(key.User), key})
 				}
 			}
-			b.operations = append(b.operations, operationKey{placement.SlotOf(it.op.Owner()), it.op.Key()})
+			if lookUp || it.op.Step == ledger.StepRefund || len(it.lost) > 0 {
+				b.operations = append(b.operations, operationKey{placement.SlotOf(it.op.Owner()), it.op.Key()})
+			}
 			if it.op.Step == ledger.StepRefund {
 				b.ends = append(b.ends, sagaKey{placement.SlotOf(it.op.Initiator), it.op.Identity})
 			}
@@ -163,7 +170,17 @@ func (b *batch) addGuard(t *trip) {
 	t.raw([]byte(b.lane.config.ID))
 	t.int2s(len(holds), func(i int) int16 { return int16(holds[i].Slot) })
 	t.int8s(len(holds), func(i int) int64 { return int64(holds[i].Epoch) })
-	t.run(guardLaneStatement, nil)
+	seen, known := b.lane.slots.seen(holds)
+	if known {
+		t.raw(seen[:])
+	} else {
+		t.raw(nil)
+	}
+	t.run(guardLaneStatement, func(row *row) {
+		if now := row.revision(); !known || now != seen {
+			b.lane.slots.add(now, holds)
+		}
+	})
 }
 
 // Lists of keys come as arrays that are unnested side by side in a select list, which Postgres does one row at a time;

@@ -303,6 +303,9 @@ func TestConflictsAtOnce(t *testing.T) {
 			op := pay("alice", fmt.Sprint("t", round), "bob", 1)
 			op.Currency = []ledger.Currency{"USD", "EUR"}[i%2]
 			on := []*book{b, other}[i/3]
+			if round%2 == 0 {
+				on.Quiet()
+			}
 			group.Go(func() {
 				r, err := on.submit(op)
 				switch {
@@ -438,8 +441,14 @@ func TestReadsCoalesce(t *testing.T) {
 	time.Sleep(50 * time.Millisecond)
 	close(hold)
 	group.Wait()
-	if n := len(proxy.seen()); n > 4 {
-		t.Errorf("%d queries for 502 reads", n)
+	queries := 0
+	for _, r := range proxy.seen() {
+		if !r.prepares { // the second connection may be new; it also asks the guard
+			queries++
+		}
+	}
+	if queries > 4 {
+		t.Errorf("%d queries for 502 reads", queries)
 	}
 }
 
@@ -611,7 +620,7 @@ func TestPendingSagas(t *testing.T) {
 			{Initiator: users[0], TxID: "s0"}, {Initiator: users[1], TxID: "s1"}, {Initiator: users[2], TxID: "s2"},
 			{Initiator: users[0], TxID: "s3"}, {Initiator: "nobody", TxID: "s0"},
 		})
-		if err != nil || len(ended) != 2 || ended[ledger.Identity{Initiator: users[0], TxID: "s0"}].State != ledger.SagaCompleted {
+		if len(refusals(err)) != 1 || len(ended) != 2 || ended[ledger.Identity{Initiator: users[0], TxID: "s0"}].State != ledger.SagaCompleted {
 			t.Errorf("ended: %+v, %v", ended, err)
 		}
 		if s := ended[refund.Identity]; s.State != ledger.SagaRefunded || s.Cause != ledger.BalanceLimit {

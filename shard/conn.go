@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -90,9 +92,48 @@ func connectWithoutCancel(ctx context.Context, config *pgx.ConnConfig) (*pgx.Con
 	return conn, err
 }
 
-// newPool opens a pool for reads. It connects when it is first used, and asks each new connection, once, whether it leads
-// to the shard that is meant: a standby, or another cluster's shard behind the same address, would answer reads as well.
-func newPool(config *pgx.ConnConfig, size int32, cluster string, id ledger.ShardID) (*pgxpool.Pool, error) {
+// expecting is the setting by which a session tells the guard on which timeline the primary must be; 0: on whichever the
+// database has adopted. An old primary that comes back has adopted itself, and only this refuses it.
+func expecting(timeline int) map[string]string {
+	return map[string]string{"saldo.timeline": strconv.Itoa(timeline)}
+}
+
+// mustBe makes every new connection ask, once, whether it leads to the shard that is meant, and go on to the next host of
+// the address if not: a standby, another cluster's shard behind the same address, a primary that is not the adopted one.
+// They would answer reads as well.
+func mustBe(config *pgx.ConnConfig, cluster string, id ledger.ShardID) {
+	before := config.ValidateConnect
+	config.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
+		if before != nil {
+			if err := before(ctx, conn); err != nil {
+				return err
+			}
+		}
+		return conn.ExecParams(ctx, connectStatement, [][]byte{[]byte(cluster), []byte(id)}, nil, nil, nil).Read().Err
+	}
+}
+
+const connectStatement = `select guard($1, $2, '{}', '{}')`
+
+// connectRather connects to the shard that is meant, or, if every server that answers refuses to be it, to one of those,
+// and returns what the refusal was: for who wants to look at it all the same.
+func connectRather(ctx context.Context, config *pgx.ConnConfig, cluster string, id ledger.ShardID) (
+	conn *pgx.Conn, refused, err error,
+) {
+	strict := config.Copy()
+	mustBe(strict, cluster, id)
+	conn, err = pgx.ConnectConfig(ctx, strict)
+	var pg *pgconn.PgError
+	if err == nil || !errors.As(err, &pg) {
+		return conn, nil, err
+	}
+	refused = ownership(err)
+	conn, err = pgx.ConnectConfig(ctx, config)
+	return conn, refused, err
+}
+
+// newPool opens a pool for reads. It connects when it is first used.
+func newPool(config *pgx.ConnConfig, size int32) (*pgxpool.Pool, error) {
 	pool, err := pgxpool.ParseConfig("")
 	if err != nil {
 		return nil, err
@@ -100,9 +141,5 @@ func newPool(config *pgx.ConnConfig, size int32, cluster string, id ledger.Shard
 	pool.ConnConfig = config
 	pool.MaxConns = size
 	pool.MaxConnIdleTime = 5 * time.Minute
-	pool.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, guardStatement, cluster, string(id), []int16{}, []int64{})
-		return err
-	}
 	return pgxpool.NewWithConfig(context.Background(), pool)
 }

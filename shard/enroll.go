@@ -14,10 +14,12 @@ import (
 // ErrOtherShard is returned by Enroll for a database that already is another shard, or a shard of another cluster.
 var ErrOtherShard = errors.New("the database is enrolled as another shard")
 
-// The insert says who the database is, once; what it says then is compared.
+// The insert says who the database is, once; what it says then is compared. Rows that nobody was enrolled for are another
+// ledger's, whatever became of its shard_meta.
 const enrollStatement = `
 insert into shard_meta (cluster, shard, slots, hash, timeline)
 select $1, $2, $3, $4, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int
+where not exists (select from slots) and not exists (select from users) and not exists (select from operations)
 on conflict do nothing`
 
 // Enroll makes the migrated database at dsn the shard id of a cluster, for ever. Doing it again changes nothing. It runs
@@ -42,6 +44,8 @@ func Enroll(ctx context.Context, dsn, password, cluster string, id ledger.ShardI
 	err = conn.QueryRow(ctx, `select cluster, shard, hash, slots from shard_meta`).
 		Scan(&is.cluster, &is.shard, &is.hash, &is.slots)
 	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("enroll shard %s: %w: it holds rows of a ledger but does not say of which shard: take an empty database", id, ErrUnfit)
 	case err != nil:
 		return fmt.Errorf("enroll shard %s: %w", id, err)
 	case is.cluster != cluster || is.shard != string(id):

@@ -16,6 +16,7 @@ const (
 	stateWrongShard  = "SD001"
 	stateNotAdopted  = "SD002"
 	stateNotOwned    = "SD010"
+	stateTokenLost   = "SD011"
 	stateUnique      = "23505"
 	stateSerialize   = "40001"
 	stateDeadlock    = "40P01"
@@ -114,6 +115,7 @@ type slotState struct {
 	State   *string         `json:"state"` // nil: never here
 	Epoch   *ledger.Epoch   `json:"epoch"`
 	MovedTo *ledger.ShardID `json:"moved_to"`
+	Move    string          `json:"move"` // under which it is, or was until it is cleaned
 }
 
 func (s slotState) refusal() placement.Refusal {
@@ -123,13 +125,15 @@ func (s slotState) refusal() placement.Refusal {
 	}
 	refusal.Epoch = *s.Epoch
 	switch {
-	case *s.State == "fenced":
+	case *s.State == slotFenced, *s.State == slotIncoming:
 		refusal.Answer = placement.Fenced
-	case *s.State == "moved":
+	case *s.State == slotMoved:
 		refusal.MovedTo = *s.MovedTo
-	case *s.State == "owned" && s.Held > *s.Epoch:
+	case s.Held > *s.Epoch && s.Move != "":
+		refusal.Answer = placement.Fenced // the move was aborted, and this shard is about to be told
+	case s.Held > *s.Epoch:
 		refusal.Answer = placement.EpochAhead
-	case *s.State == "owned":
+	default:
 		refusal.Answer = placement.EpochOld
 	}
 	return refusal

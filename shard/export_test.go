@@ -24,6 +24,20 @@ func (b *Batches) Setting(t testing.TB, name string) (value string) {
 	return value
 }
 
+// ExpectsReplays tells whether the lane looks operations up before it records them.
+func (s *Shard) ExpectsReplays() bool { return s.lane.replays.expected() }
+
+// Quiet makes the lane do without, as if it had met no replay for long.
+func (s *Shard) Quiet() { s.lane.replays.quiet.Store(quietBatches) }
+
+const QuietBatches = quietBatches
+
+// Knows tells whether the lane has seen that the shard owns the slots as held.
+func (s *Shard) Knows(holds ...placement.Hold) bool {
+	_, ok := s.lane.slots.seen(holds)
+	return ok
+}
+
 func (b *Batches) Close() { b.writer.disconnect() }
 
 // Submit does the operations as one batch.

@@ -65,7 +65,8 @@ func TestGrants(t *testing.T) {
 			`update users set name = 'x'`, `update users set email = 'x'`, `update users set tx = 1`,
 			`update accounts set slot = 1`, `update accounts set user_id = 'x'`, `update accounts set currency = 'EUR'`,
 			`update sagas set amount = 1`, `update sagas set payee = 'x'`, `update sagas set initiator = 'x'`, `update sagas set trace = 'x'`,
-			`update system_entries set amount = 1`, `delete from system_entries`,
+			`insert into moved (move_id, currency, amount) values ('m', 'USD', 1)`, `update moved set amount = 0`, `delete from moved`,
+			`delete from moves`, `delete from move_sums`, `update moves set final = true`,
 			// ownership
 			`insert into slots (slot, state, epoch) values (1, 'owned', 1) on conflict do nothing`, `update slots set state = 'owned'`,
 			`update slots set epoch = 9`, `insert into shard_meta (cluster, shard, slots, hash, timeline) values ('x', 'y', 1, 'h', 1)`,
@@ -76,19 +77,23 @@ func TestGrants(t *testing.T) {
 			`create trigger x before insert on operations for each row execute function guard()`, `drop function guard`,
 			`create function saldo.x() returns int language sql as 'select 1'`,
 			`alter table entries disable trigger all`, `create role x`, `alter role saldo_service login`, `drop schema saldo cascade`,
-			`create or replace function saldo.guard(text, text, smallint[], bigint[]) returns void language sql as ''`,
+			`create or replace function saldo.guard(text, text, smallint[], bigint[], uuid) returns uuid language sql as 'select null::uuid'`,
 			`copy operations to program 'true'`, `select pg_read_file('postgresql.conf')`,
 		},
 		"saldo_mover": {
-			`insert into users (slot, id, name, email) values (1, 'a', 'a', '')`, `insert into accounts (slot, user_id, currency) values (1, 'a', 'USD')`,
-			`update accounts set balance = 1`, `update sagas set state = 2`, `delete from operations`, `delete from entries`, `delete from slots`,
-			`truncate slots`, `update shard_meta set shard = 's2'`, `delete from users`, `delete from accounts`, `delete from sagas`,
-			`insert into sagas (slot, initiator, tx_id, payee, amount, currency, state, trace, created_at)
-			 values (1, 'a', 't', 'p', 1, 'USD', 1, '', now())`,
-			`insert into operations (slot, initiator, tx_id, step, kind, saga, payee, amount, currency, reason, balance, version,
-			     system_account, system_amount, description, created_at)
-			 values (1, 'a', 't', 1, 1, false, '', 1, 'USD', '', 1, 1, '@world', -1, '', now())`,
-			`create temporary table x (a int)`, `create table saldo.x (a int)`, `drop table slots`,
+			// what was written stays
+			`update operations set amount = 1`, `update operations set tx = 1`, `update entries set amount = 1`, `update users set name = 'x'`,
+			`update accounts set user_id = 'x'`, `update sagas set amount = 1`, `update moved set amount = 0`, `delete from moved`,
+			`delete from slots`, `truncate slots`, `truncate users`, `truncate accounts`, `truncate operations`, `truncate entries`, `truncate sagas`,
+			// the transaction that brings a row is what the row says
+			`insert into operations select * from operations`, `insert into entries select * from entries`,
+			`insert into users (slot, id, name, email, tx) values (1, 'a', 'a', '', 1)`,
+			`insert into sagas (slot, initiator, tx_id, payee, amount, currency, state, trace, created_at, tx)
+			 values (1, 'a', 't', 'p', 1, 'USD', 1, '', now(), 1)`,
+			// who the shard is
+			`update shard_meta set shard = 's2'`, `update shard_meta set timeline = 2`, `delete from shard_meta`,
+			`update goose_db_version set version_id = 9`,
+			`create table saldo.x (a int)`, `drop table slots`,
 		},
 	} {
 		conn := as(t, b.dsn, role)
@@ -105,6 +110,9 @@ func TestGrants(t *testing.T) {
 	mover := as(t, b.dsn, "saldo_mover")
 	do(t, mover, `update slots set state = 'fenced' where slot = 1`)
 	do(t, mover, `select * from slots, shard_meta, operations`)
+	do(t, mover, `create temporary table x (a int)`)
+	do(t, mover, `select summarize_tx()`)
+	do(t, mover, `select pg_control_system()`)
 }
 
 // The tables refuse what no correct program writes.

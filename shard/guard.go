@@ -11,4 +11,6 @@ var lockSharedStatement = statement{"lock_shared", `select pg_advisory_xact_lock
 
 const guardStatement = `select guard($1, $2, $3::smallint[], $4::bigint[])`
 
-var guardLaneStatement = statement{"guard", guardStatement}
+// A lane also says at which revision of the slots it was told that all of these are owned as held; null if it was not.
+// The package's doc says why that is enough.
+var guardLaneStatement = statement{"guard", `select guard($1, $2, $3::smallint[], $4::bigint[], $5)`}

@@ -66,7 +66,11 @@ func TestGuardAnswers(t *testing.T) {
 			placement.Refusal{Answer: placement.Moved, Epoch: 3, MovedTo: "s2"}, placement.Moved},
 		{"moved, known", `state = 'moved', epoch = 3, moved_to = 's2'`, 3,
 			placement.Refusal{Answer: placement.Moved, Epoch: 3, MovedTo: "s2"}, placement.Moved},
-		{"coming", `state = 'incoming', epoch = 3`, 3, placement.Refusal{Answer: placement.Moved, Epoch: 3}, placement.Moved},
+		{"coming", `state = 'incoming', epoch = 3`, 3, placement.Refusal{Answer: placement.Fenced, Epoch: 3}, placement.Fenced},
+		{"coming, and the map has it here", `state = 'incoming', epoch = 3, move_id = 'm'`, 4,
+			placement.Refusal{Answer: placement.Fenced, Epoch: 3}, placement.Fenced},
+		{"moving", `move_id = 'm', epoch = 3`, 2, placement.Refusal{Answer: placement.EpochOld, Epoch: 3}, ""},
+		{"not told of an abort", `move_id = 'm', epoch = 3`, 4, placement.Refusal{Answer: placement.Fenced, Epoch: 3}, ""},
 		{"fenced", `state = 'fenced'`, 1, placement.Refusal{Answer: placement.Fenced, Epoch: 1}, placement.Fenced},
 		{"epoch old", `epoch = 3`, 1, placement.Refusal{Answer: placement.EpochOld, Epoch: 3}, ""},
 		{"epoch ahead", `epoch = 3`, 4, placement.Refusal{Answer: placement.EpochAhead, Epoch: 3}, ""},
@@ -344,6 +348,119 @@ func TestFenceUnderLoad(t *testing.T) {
 	}
 }
 
+// Whatever changes slots gives them another revision, with its commit.
+func TestRevisionFollowsSlots(t *testing.T) {
+	t.Parallel()
+	b := open(t)
+	owner, mover := session(t, b.dsn), as(t, b.dsn, "saldo_mover")
+	revision := func() string { return b.sql(`select revision::text from saldo.shard_meta`) }
+	first := revision()
+	b.user("alice")
+	b.must(add("alice", "t", 1))
+	if revision() != first {
+		t.Error("a lane changes the revision")
+	}
+	for _, c := range []struct {
+		who       *pgx.Conn
+		statement string
+	}{
+		{mover, `update saldo.slots set state = 'fenced' where slot = 1`},
+		{mover, `update saldo.slots set state = 'owned' where slot = 1`},
+		{owner, `delete from saldo.slots where slot = 2`},
+		{mover, `insert into saldo.slots (slot, state, epoch) values (2, 'incoming', 3)`},
+		{mover, `insert into saldo.slots (slot, state, epoch) values (2, 'owned', 3) on conflict (slot) do update set state = 'owned'`},
+		{owner, `with gone as (delete from saldo.slots where slot = 3 returning *) select from gone`},
+		{owner, `merge into saldo.slots s using (values (4)) v (slot) on s.slot = v.slot when matched then update set epoch = 2`},
+		{owner, `truncate saldo.slots`},
+	} {
+		before := revision()
+		do(t, c.who, "begin")
+		do(t, c.who, c.statement)
+		if revision() != before {
+			t.Errorf("%s: seen before it is committed", c.statement)
+		}
+		do(t, c.who, "rollback")
+		if revision() != before {
+			t.Errorf("%s: rolled back, and the revision has changed", c.statement)
+		}
+		do(t, c.who, c.statement)
+		if revision() == before {
+			t.Errorf("%s: the revision has not changed", c.statement)
+		}
+	}
+}
+
+// A lane that has seen the slots does not look at them again; and it is told when they have changed.
+func TestStaleRevisions(t *testing.T) {
+	t.Parallel()
+	slot := placement.SlotOf("alice")
+	set := func(row string) string { return fmt.Sprintf(`update saldo.slots set %s where slot = %d`, row, slot) }
+	for _, c := range []struct {
+		name    string
+		changes []string
+		answer  placement.Answer // "": goes on
+		epoch   ledger.Epoch     // at which the slot is owned afterwards; 0: not at all
+	}{
+		{"fenced", []string{set(`state = 'fenced'`)}, placement.Fenced, 0},
+		{"moved away", []string{set(`state = 'fenced'`), set(`state = 'moved', epoch = 2, moved_to = 's2'`)}, placement.Moved, 0},
+		{"another epoch", []string{set(`epoch = 2`)}, placement.EpochOld, 2},
+		{"away and back", []string{
+			set(`state = 'fenced'`), set(`state = 'moved', epoch = 2, moved_to = 's2'`),
+			set(`state = 'incoming', epoch = 3`), set(`state = 'owned'`),
+		}, placement.EpochOld, 3},
+		{"cleaned", []string{`truncate saldo.slots`}, placement.Moved, 0},
+		{"fenced for nothing", []string{set(`state = 'fenced'`), set(`state = 'owned'`)}, "", 1},
+		{"another slot", []string{fmt.Sprintf(`update saldo.slots set state = 'moved' where slot = %d`, slot+1)}, "", 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			b := open(t)
+			b.user("alice", "bob")
+			b.must(add("alice", "fund", 100))
+			b.must(pay("alice", "t0", "bob", 1))
+			alice, bob := b.hold("alice"), b.hold("bob")
+			if !b.Knows(alice, bob) {
+				t.Fatal("the lane has not noted what the guard said")
+			}
+			b.alter(c.changes...)
+			_, err := b.submit(pay("alice", "t1", "bob", 1))
+			if c.answer == "" && err != nil {
+				t.Error(err)
+			} else if r := refusals(err); c.answer != "" && (len(r) == 0 || r[0].Slot != slot || r[0].Answer != c.answer) {
+				t.Errorf("%v, want %s", err, c.answer)
+			}
+			if c.epoch > 1 {
+				alice.Epoch = c.epoch
+				if _, err := b.Submit(t.Context(), pay("alice", "t2", "bob", 1), alice, bob); err != nil {
+					t.Errorf("as it is owned now: %v", err)
+				}
+				if !b.Knows(alice, bob) || b.Knows(b.hold("alice")) {
+					t.Error("the lane remembers the slot as it was")
+				}
+				if _, err := b.submit(pay("alice", "t3", "bob", 1)); len(refusals(err)) != 1 {
+					t.Errorf("as it was owned: %v", err)
+				}
+			}
+			b.mustBeSound()
+		})
+	}
+	// This is what the revision is for, and that it is asked for: a change that hides from it is not seen.
+	t.Run("hidden", func(t *testing.T) {
+		t.Parallel()
+		b := open(t)
+		b.user("alice")
+		b.alter(fmt.Sprintf(`update saldo.slots set epoch = 2 where slot = %d`, slot+1))
+		b.must(add("alice", "t0", 1))
+		b.alter(`alter table saldo.slots disable trigger renew_revision`, set(`state = 'fenced'`))
+		if _, err := b.submit(add("alice", "t1", 1)); err != nil {
+			t.Errorf("the slots were looked at: %v", err)
+		}
+		if _, err := openAt(t, b.dsn).submit(add("alice", "t2", 1)); len(refusals(err)) != 1 {
+			t.Errorf("a lane that has not seen them: %v", err)
+		}
+	})
+}
+
 // The triggers of the template bite: a write that does not pass the guard, or for a slot that it did not check, fails.
 func TestTriggersBite(t *testing.T) {
 	t.Parallel()
@@ -353,7 +470,7 @@ func TestTriggersBite(t *testing.T) {
 	b.must(debit("alice", "saga", "bob", 1))
 	slot := placement.SlotOf("alice")
 	const guard = `select saldo.guard('` + cluster + `', 's1', array[%d]::smallint[], array[1]::bigint[])`
-	const lock = `select pg_advisory_xact_lock_shared(357577377871)`
+	const lock = `select pg_advisory_xact_lock_shared(357577802831)`
 	conn := session(t, b.dsn)
 	for _, write := range []string{
 		`insert into saldo.users (slot, id, name, email) values (%d, 'eve', 'Eve', '')`,
@@ -401,17 +518,18 @@ func TestLockComesBeforeGuard(t *testing.T) {
 	t.Parallel()
 	b := open(t)
 	b.alter(`
-		create or replace function saldo.guard(want_cluster text, want_shard text, want_slots smallint[], want_epochs bigint[])
-		returns void language plpgsql as $$
+		create or replace function saldo.guard(want_cluster text, want_shard text, want_slots smallint[], want_epochs bigint[], seen uuid default null)
+		returns uuid language plpgsql as $$
 		begin
-		    if not exists (select from pg_locks where pid = pg_backend_pid() and locktype = 'advisory' and mode = 'ShareLock' and granted) then
+		    if want_slots <> '{}' -- else it is asked at connecting
+		       and not exists (select from pg_locks where pid = pg_backend_pid() and locktype = 'advisory' and mode = 'ShareLock' and granted) then
 		        raise exception 'the guard before the lock';
 		    end if;
 		    if current_setting('transaction_isolation') <> 'read committed' then
 		        raise exception 'not read committed';
 		    end if;
-		    perform saldo.guard_itself(want_cluster, want_shard, want_slots, want_epochs);
 		    perform set_config('test.guarded', pg_current_xact_id()::text || ':' || array_to_string(want_slots, ','), true);
+		    return saldo.guard_itself(want_cluster, want_shard, want_slots, want_epochs, seen);
 		end $$`)
 	b.user("alice")
 	b.must(add("alice", "t", 1))
@@ -421,11 +539,16 @@ func TestLockComesBeforeGuard(t *testing.T) {
 var slottedWrite = regexp.MustCompile(
 	`(?is)\b(insert\s+into|update|delete\s+from|truncate(\s+table)?|merge\s+into|copy)\s+(only\s+)?(saldo\.)?(users|accounts|operations|entries|sagas)\b`)
 
-// Every statement that writes a slotted row is one of those that the lane's batch runs, behind the lock and the guard.
-func TestOnlyBatchWrites(t *testing.T) {
+// Every statement that writes a slotted row is one of those that the lane's batch runs, behind the lock and the guard, or of
+// those that movers run: behind guard_move, or with the lock for themselves.
+func TestOnlyBatchesAndMoversWrite(t *testing.T) {
 	t.Parallel()
-	want := []string{"copyEntriesStatement", "copyOperationsStatement", "copySagasStatement", "insertAccountsStatement",
-		"insertUsersStatement", "updateAccountsStatement", "updateSagasStatement"}
+	want := []string{"copyEntriesStatement", "copyOperationsStatement", "copySagasStatement",
+		"deleteAccountsStatement", "deleteEntriesStatement", "deleteOperationsStatement", "deleteSagasStatement", "deleteUsersStatement",
+		"insertAccountsStatement", "insertUsersStatement", "requeueSagasStatement",
+		"storeAccountsStatement", "storeEntriesStatement", "storeOperationsStatement", "storeSagasStatement", "storeUsersStatement",
+		"updateAccountsStatement", "updateSagasStatement"}
+	places := map[string]string{"batch.go": "", "move_tables.go": "", "move_slots.go": "requeueSagasStatement"} // of the only one
 	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
@@ -466,8 +589,8 @@ func TestOnlyBatchWrites(t *testing.T) {
 			if !slottedWrite.MatchString(text) {
 				return true
 			}
-			if name != "batch.go" || named[lit] == "" {
-				t.Errorf("%s writes a slotted row outside the lane's batch: %.60q", fset.Position(lit.Pos()), text)
+			if only, ok := places[name]; !ok || named[lit] == "" || only != "" && only != named[lit] {
+				t.Errorf("%s writes a slotted row where that is not done: %.60q", fset.Position(lit.Pos()), text)
 			}
 			writers[named[lit]] = true
 			return true
@@ -476,7 +599,8 @@ func TestOnlyBatchWrites(t *testing.T) {
 	if got := slices.Sorted(maps.Keys(writers)); !slices.Equal(got, want) {
 		t.Errorf("statements that write slotted rows: %v, want %v", got, want)
 	}
-	// Each is named where it is declared and where the batch queues it, nowhere else.
+	// Each is named where it is declared and where it is queued, nowhere else. A mover's are named in the table of tables,
+	// and that they come behind the guard is what the triggers see to.
 	for _, file := range parsed {
 		for _, decl := range file.Decls {
 			function, ok := decl.(*ast.FuncDecl)
@@ -485,7 +609,8 @@ func TestOnlyBatchWrites(t *testing.T) {
 			}
 			ast.Inspect(function, func(n ast.Node) bool {
 				if id, ok := n.(*ast.Ident); ok && writers[id.Name] {
-					if at := fset.Position(id.Pos()); at.Filename != "batch.go" || !strings.HasPrefix(function.Name.Name, "add") {
+					at := fset.Position(id.Pos())
+					if (at.Filename != "batch.go" || !strings.HasPrefix(function.Name.Name, "add")) && function.Name.Name != "requeue" {
 						t.Errorf("%s: %s uses %s", at, function.Name.Name, id.Name)
 					}
 				}

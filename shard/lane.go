@@ -22,6 +22,8 @@ type lane struct {
 	queue   *queue
 
 	accounts knownAccounts
+	slots    knownSlots
+	replays  replays
 }
 
 // item is one caller's wish. The caller owns it until it is taken by a writer, the writer from then on until it has

@@ -184,10 +184,20 @@ type stream struct {
 func (s *stream) requests() (silent bool) {
 	var pending bytes.Buffer
 	var r request
+	simple := false // the last query came without a Sync, and so does the end of its COPY
 	for first := true; ; first = false {
 		kind, body, err := readMessage(s.client, &pending, first)
 		if err != nil {
 			return false
+		}
+		if kind == 'Q' || kind == 'S' {
+			simple = kind == 'Q'
+		}
+		if simple && (kind == 'c' || kind == 'f') {
+			if _, err := pending.WriteTo(s.server); err != nil {
+				return false
+			}
+			continue
 		}
 		switch kind {
 		case 'P':

@@ -75,7 +75,7 @@ left join slots owned on owned.slot = wanted.slot
 left join sagas s on s.slot = wanted.slot and s.tx_id = wanted.tx_id and s.initiator = wanted.initiator`
 
 // EndedSagas reads which sagas of this home have ended, with State and Cause. A saga that is pending or not there, or
-// whose slot is not owned here, is not among them.
+// whose slot is not owned here, is not among them; for such a slot there is a *placement.OwnershipError besides.
 func (s *Shard) EndedSagas(ctx context.Context, ids []ledger.Identity) (ended map[ledger.Identity]ledger.Saga, err error) {
 	n := len(ids)
 	slots, txIDs, initiators := make([]int16, n), make([]string, n), make([]string, n)
@@ -83,7 +83,7 @@ func (s *Shard) EndedSagas(ctx context.Context, ids []ledger.Identity) (ended ma
 		slots[i], txIDs[i], initiators[i] = int16(placement.SlotOf(id.Initiator)), string(id.TxID), string(id.Initiator)
 	}
 	ended = make(map[ledger.Identity]ledger.Saga)
-	var notOwned error // whoever waits looks again with a newer map
+	var notOwned error
 	err = s.readEach(ctx, endedSagasStatement, []any{slots, txIDs, initiators}, func(row pgx.Rows, guard *[]byte) (*error, error) {
 		var (
 			i    int64
@@ -97,5 +97,8 @@ func (s *Shard) EndedSagas(ctx context.Context, ids []ledger.Identity) (ended ma
 		}
 		return &notOwned, nil
 	})
+	if err == nil {
+		err = notOwned
+	}
 	return ended, err
 }

@@ -17,6 +17,7 @@ type Config struct {
 	Cluster  string         // the cluster's uid
 	ID       ledger.ShardID // the shard that the address must turn out to be
 	DSN      string         // may name several hosts; no secret needed
+	Timeline int            // of the primary that was adopted last, as the registry knows it; 0: any that the database accepts
 	Password string         // where DSN has none; else as libpq finds one
 	Name     string         // of this process, shown in pg_stat_activity
 
@@ -66,11 +67,12 @@ type Shard struct {
 // CodeUnavailable until it is up. Close ends it.
 func Open(config Config, log *slog.Logger) (*Shard, error) {
 	config.setDefaults()
-	service, err := connConfig(config.DSN, config.Password, roleService, config.Name, lookups)
+	service, err := connConfig(config.DSN, config.Password, roleService, config.Name, lookups, expecting(config.Timeline))
 	if err != nil {
 		return nil, fmt.Errorf("open shard %s: %w", config.ID, err)
 	}
-	pool, err := newPool(service, int32(config.ReadConns), config.Cluster, config.ID)
+	mustBe(service, config.Cluster, config.ID)
+	pool, err := newPool(service, int32(config.ReadConns))
 	if err != nil {
 		return nil, fmt.Errorf("open shard %s: %w", config.ID, err)
 	}

@@ -31,61 +31,85 @@ func allSlots(t testing.TB) *placement.Map {
 }
 
 // guarded is the schema of a shard that owns all slots, with triggers that refuse every write of a slotted row by a
-// transaction that did not pass the guard: all tests of this package run behind them.
-var guarded = pgtest.Template("shard", func(dsn string) error {
-	ctx := context.Background()
-	if _, err := shard.Migrate(ctx, dsn, ""); err != nil {
-		return err
-	}
-	if err := shard.Enroll(ctx, dsn, "", cluster, "s1"); err != nil {
-		return err
-	}
-	m, err := placement.NewMap(1, placement.Found([]ledger.ShardID{"s1"}))
-	if err != nil {
-		return err
-	}
-	if err := shard.Found(ctx, dsn, "", cluster, "s1", m); err != nil {
-		return err
-	}
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		return err
-	}
-	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, guardTriggers)
-	return err
-})
+// transaction that did not pass the guard: all tests of this package run behind them. elsewhere is that of another shard,
+// which owns none.
+var (
+	guarded   = guardedShard("shard", "s1")
+	elsewhere = guardedShard("elsewhere", "s2")
+)
 
-// The guard leaves the transaction's id in a setting; the triggers ask for it and for the advisory lock.
+func guardedShard(name string, id ledger.ShardID) *pgtest.Schema {
+	return pgtest.Template(name, func(dsn string) error {
+		ctx := context.Background()
+		if _, err := shard.Migrate(ctx, dsn, ""); err != nil {
+			return err
+		}
+		if err := shard.Enroll(ctx, dsn, "", cluster, id); err != nil {
+			return err
+		}
+		m, err := placement.NewMap(1, placement.Found([]ledger.ShardID{"s1"}))
+		if err != nil {
+			return err
+		}
+		if err := shard.Found(ctx, dsn, "", cluster, id, m); err != nil {
+			return err
+		}
+		conn, err := pgx.Connect(ctx, dsn)
+		if err != nil {
+			return err
+		}
+		defer conn.Close(ctx)
+		_, err = conn.Exec(ctx, guardTriggers)
+		return err
+	})
+}
+
+// The guards leave the transaction's id in a setting; the triggers ask for it and for the advisory lock. Whoever has that
+// lock exclusively needs no guard.
 const guardTriggers = `
 alter function saldo.guard rename to guard_itself;
-create function saldo.guard(want_cluster text, want_shard text, want_slots smallint[], want_epochs bigint[])
-returns void language plpgsql as $$
+create function saldo.guard(want_cluster text, want_shard text, want_slots smallint[], want_epochs bigint[], seen uuid default null)
+returns uuid language plpgsql as $$
+declare
+    revision uuid := saldo.guard_itself(want_cluster, want_shard, want_slots, want_epochs, seen);
 begin
-    perform saldo.guard_itself(want_cluster, want_shard, want_slots, want_epochs);
     perform set_config('test.guarded', pg_current_xact_id()::text || ':' || array_to_string(want_slots, ','), true);
+    return revision;
 end $$;
 grant execute on function saldo.guard to public;
+alter function saldo.guard_move rename to guard_move_itself;
+create function saldo.guard_move(want_cluster text, want_shard text, want_slots smallint[], want_state text, want_move text, want_token bigint)
+returns void language plpgsql as $$
+begin
+    perform saldo.guard_move_itself(want_cluster, want_shard, want_slots, want_state, want_move, want_token);
+    perform set_config('test.guarded', pg_current_xact_id()::text || ':' || array_to_string(want_slots, ','), true);
+end $$;
+grant execute on function saldo.guard_move to public;
 create function saldo.must_be_guarded() returns trigger language plpgsql as $$
 declare
     guarded text[] := string_to_array(current_setting('test.guarded', true), ':');
+    slot    smallint := case when tg_op = 'DELETE' then old.slot else new.slot end;
 begin
+    if exists (select from pg_locks
+               where pid = pg_backend_pid() and locktype = 'advisory' and mode = 'ExclusiveLock' and granted) then
+        return coalesce(new, old);
+    end if;
     if guarded[1] is distinct from pg_current_xact_id()::text then
         raise exception 'write of % without the guard', tg_table_name;
     end if;
-    if not (new.slot = any(string_to_array(guarded[2], ',')::smallint[])) then
-        raise exception 'write of slot % of % that the guard did not check', new.slot, tg_table_name;
+    if not (slot = any(string_to_array(guarded[2], ',')::smallint[])) then
+        raise exception 'write of slot % of % that the guard did not check', slot, tg_table_name;
     end if;
     if not exists (select from pg_locks where pid = pg_backend_pid() and locktype = 'advisory' and granted) then
         raise exception 'write of % without the advisory lock', tg_table_name;
     end if;
-    return new;
+    return coalesce(new, old);
 end $$;
-create trigger guarded before insert or update on saldo.users for each row execute function saldo.must_be_guarded();
-create trigger guarded before insert or update on saldo.accounts for each row execute function saldo.must_be_guarded();
-create trigger guarded before insert or update on saldo.operations for each row execute function saldo.must_be_guarded();
-create trigger guarded before insert or update on saldo.entries for each row execute function saldo.must_be_guarded();
-create trigger guarded before insert or update on saldo.sagas for each row execute function saldo.must_be_guarded();
+create trigger guarded before insert or update or delete on saldo.users for each row execute function saldo.must_be_guarded();
+create trigger guarded before insert or update or delete on saldo.accounts for each row execute function saldo.must_be_guarded();
+create trigger guarded before insert or update or delete on saldo.operations for each row execute function saldo.must_be_guarded();
+create trigger guarded before insert or update or delete on saldo.entries for each row execute function saldo.must_be_guarded();
+create trigger guarded before insert or update or delete on saldo.sagas for each row execute function saldo.must_be_guarded();
 `
 
 type book struct {

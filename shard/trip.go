@@ -36,7 +36,7 @@ func (t *trip) begin(conn *pgconn.PgConn) {
 	t.conn, t.buffer, t.params, t.reads = conn, t.buffer[:0], t.params[:0], t.reads[:0]
 }
 
-// raw adds a parameter that is encoded already.
+// raw adds a parameter that is encoded already; nil is null.
 func (t *trip) raw(value []byte) { t.params = append(t.params, value) }
 
 // array adds a parameter of n elements; each call of element must add one.
@@ -211,13 +211,14 @@ func (r *row) next(size int) []byte {
 	return value
 }
 
-func (r *row) int2() int16      { return int16(binary.BigEndian.Uint16(r.next(2))) }
-func (r *row) int4() int32      { return int32(binary.BigEndian.Uint32(r.next(4))) }
-func (r *row) int8() int64      { return int64(binary.BigEndian.Uint64(r.next(8))) }
-func (r *row) bool() bool       { return r.next(1)[0] != 0 }
-func (r *row) text() string     { return string(r.next(-1)) }
-func (r *row) instant() instant { return instant(r.int8()) }
-func (r *row) place() place     { return place(r.next(6)) }
+func (r *row) int2() int16        { return int16(binary.BigEndian.Uint16(r.next(2))) }
+func (r *row) int4() int32        { return int32(binary.BigEndian.Uint32(r.next(4))) }
+func (r *row) int8() int64        { return int64(binary.BigEndian.Uint64(r.next(8))) }
+func (r *row) bool() bool         { return r.next(1)[0] != 0 }
+func (r *row) text() string       { return string(r.next(-1)) }
+func (r *row) instant() instant   { return instant(r.int8()) }
+func (r *row) place() place       { return place(r.next(6)) }
+func (r *row) revision() revision { return revision(r.next(16)) }
 
 // instant is a time as Postgres keeps it: microseconds since 2000-01-01, UTC.
 type instant int64

@@ -41,13 +41,18 @@ func (w *writer) settle(items []*item) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 5*time.Millisecond, 250*time.Millisecond
 	begun, lost, twins := time.Now(), false, 0
+	lookUp := w.lane.replays.expected()
 	for len(items) > 0 {
-		err, committing := w.attempt(items)
+		err, committing := w.attempt(items, lookUp)
 		if err == nil {
 			return
 		}
 		verdict := judge(err, committing)
 		if verdict == fateTwin {
+			if committing && !lookUp { // what a look-up would have found, and will
+				lookUp = true
+				continue
+			}
 			if twins++; twins > maxTwins {
 				verdict = fatePoisoned
 			}
@@ -152,11 +157,11 @@ func failAll(items []*item, err error) {
 
 // attempt runs the items as one transaction and answers them all if it commits. committing tells whether an error came
 // after the commit was sent.
-func (w *writer) attempt(items []*item) (err error, committing bool) {
+func (w *writer) attempt(items []*item, lookUp bool) (err error, committing bool) {
 	if err := w.connect(); err != nil {
 		return err, false
 	}
-	b := newBatch(w.lane, items)
+	b := newBatch(w.lane, items, lookUp)
 	w.trip.begin(w.conn.PgConn())
 	b.load(&w.trip)
 	if _, err := w.trip.send(w.lane.config.RoundTrip); err != nil {
@@ -166,6 +171,11 @@ func (w *writer) attempt(items []*item) (err error, committing bool) {
 	if b.missing() {
 		w.rollback(nil)
 		return errAccountGone, false
+	}
+	if len(b.txOf) > 0 {
+		w.lane.replays.met()
+	} else if len(b.operations) > 0 {
+		w.lane.replays.none()
 	}
 	b.decide()
 	if b.empty() {

@@ -1,0 +1,134 @@
+package shard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/saldo-ledger/saldo/internal/ledger"
+)
+
+// ErrNotAdoptable is returned by Adopt for a server that must not become the shard's primary. Its text says why.
+var ErrNotAdoptable = errors.New("the server cannot be adopted")
+
+// Adoption is a decision that the registry is asked to keep.
+type Adoption struct {
+	From, To int    // timelines; From is 0 if the registry does not know it
+	Mark     string // of the one server that is meant: another one may be on a timeline of the same number
+}
+
+// Known is what the registry says about a shard's primary.
+type Known struct {
+	Timeline int    // 0: not known
+	Mark     string // of its adoption; "" if it never was adopted
+}
+
+// Adopt makes the server at dsn the primary that a shard has from now on, and returns what it is. It runs as the owner, at
+// the server itself: a promoted standby accepts nothing until then, since the timeline that its database has adopted is not
+// the one that it is on.
+//
+// The registry decides, by decide, which must change what is known to To and Mark, or do nothing if that is what is known.
+// The database is marked before and told afterwards. The other order would let two servers that were promoted at once both
+// accept writes: each database knows only of itself. A crash in between leaves a shard that refuses, and adopting again
+// ends it; the mark tells that the server is the one that was decided on, and not another one on a timeline of the same
+// number. Adopting an adopted server changes nothing.
+//
+// The error is ErrNotAdoptable, ErrOtherShard, or that of decide.
+func Adopt(
+	ctx context.Context, dsn, password, cluster string, id ledger.ShardID, known Known,
+	decide func(ctx context.Context, adoption Adoption) error,
+) (*Standing, error) {
+	config, err := connConfig(dsn, password, "", "saldo adopt")
+	if err != nil {
+		return nil, err
+	}
+	// A new primary may still be set to wait for standbys that it does not have. What a later failover loses of an adoption
+	// is made up for by the next one.
+	config.RuntimeParams["synchronous_commit"] = "local"
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("adopt the primary of shard %s: %w", id, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	s, err := look(ctx, conn)
+	if err == nil {
+		err = s.adoptable(cluster, id, known)
+	}
+	if err == nil && (s.Adopted != s.Timeline || known.Timeline != s.Timeline) {
+		err = adopt(ctx, conn, s, known, decide)
+	}
+	if err != nil {
+		return s, fmt.Errorf("adopt the primary of shard %s: %w", id, err)
+	}
+	s.Adopted = s.Timeline
+	return s, nil
+}
+
+// adoptable says why the server must not be adopted, given what the registry knows.
+func (s *Standing) adoptable(cluster string, id ledger.ShardID, known Known) error {
+	switch {
+	case s.Cluster == "":
+		return fmt.Errorf("%w: its database is not a shard", ErrNotAdoptable)
+	case s.Cluster != cluster || s.Shard != id:
+		return fmt.Errorf("%w: shard %s of cluster %s, not shard %s of cluster %s", ErrOtherShard, s.Shard, s.Cluster, id, cluster)
+	case s.Standby:
+		return fmt.Errorf("%w: it is a standby: promote it first", ErrNotAdoptable)
+	case s.Timeline < known.Timeline || s.Timeline < s.Adopted:
+		return fmt.Errorf("%w: it is on timeline %d, and the shard is on %d: it is an old primary, to be rewound or made anew",
+			ErrNotAdoptable, s.Timeline, max(known.Timeline, s.Adopted))
+	case s.Timeline == known.Timeline && s.Adopted != s.Timeline && (s.adoption == "" || s.adoption != known.Mark):
+		return fmt.Errorf("%w: another server was adopted on its timeline %d: this one is to be rewound or made anew", ErrNotAdoptable, s.Timeline)
+	case s.ForksUnknown != "" && (s.Timeline != s.Adopted || known.Timeline != 0 && s.Timeline != known.Timeline):
+		return fmt.Errorf("%w: the history of its timeline cannot be read: %s", ErrNotAdoptable, s.ForksUnknown)
+	case !s.descends(s.Adopted):
+		return fmt.Errorf("%w: its timeline %d does not come from timeline %d, which its database is of", ErrNotAdoptable, s.Timeline, s.Adopted)
+	case known.Timeline != 0 && !s.descends(known.Timeline):
+		return fmt.Errorf("%w: its timeline %d does not come from timeline %d, which the shard is on: all that was written there would be lost",
+			ErrNotAdoptable, s.Timeline, known.Timeline)
+	}
+	return nil
+}
+
+// No mark that the registry may have decided on is replaced: it knows none for a timeline beyond its own.
+const markStatement = `update saldo.shard_meta set adoption = gen_random_uuid() returning adoption::text`
+
+const adoptStatement = `
+update saldo.shard_meta
+set timeline = $1, history = $3
+where adoption::text = $2 and ` + runningTimeline + ` = $1`
+
+func adopt(
+	ctx context.Context, conn *pgx.Conn, s *Standing, known Known, decide func(ctx context.Context, adoption Adoption) error,
+) error {
+	adoption := Adoption{From: known.Timeline, To: s.Timeline, Mark: known.Mark}
+	if known.Timeline != s.Timeline {
+		err := exclusively(ctx, conn, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, markStatement).Scan(&adoption.Mark)
+		})
+		if err != nil {
+			return fmt.Errorf("mark the database: %w", err)
+		}
+		if err := decide(ctx, adoption); err != nil {
+			return err
+		}
+	}
+	return exclusively(ctx, conn, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, adoptStatement, adoption.To, adoption.Mark, s.history)
+		if err == nil && tag.RowsAffected() != 1 {
+			err = errors.New("somebody else has begun to adopt it: try again")
+		}
+		return err
+	})
+}
+
+// exclusively does work in a transaction while nothing else that is guarded runs.
+func exclusively(ctx context.Context, conn *pgx.Conn, work func(tx pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock($1)`, advisoryKey); err != nil {
+			return err
+		}
+		return work(tx)
+	})
+}

@@ -1,0 +1,277 @@
+package shard_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/local"
+	"github.com/saldo-ledger/saldo/internal/pgtest"
+	"github.com/saldo-ledger/saldo/shard"
+)
+
+// registry is what a registry knows of one shard's primary.
+type registry struct {
+	shard.Known
+	crash bool // whoever asks it hears nothing, though it has decided
+}
+
+func (r *registry) decide(_ context.Context, a shard.Adoption) error {
+	if r.Timeline == a.To && r.Mark == a.Mark {
+		return nil
+	}
+	if r.Timeline != a.From {
+		return fmt.Errorf("the registry knows timeline %d", r.Timeline)
+	}
+	r.Timeline, r.Mark = a.To, a.Mark
+	if r.crash {
+		return errors.New("crash")
+	}
+	return nil
+}
+
+func (r *registry) adopt(t *testing.T, server *local.Postgres) (*shard.Standing, error) {
+	t.Helper()
+	return shard.Adopt(t.Context(), server.DSN(), "", cluster, "s1", r.Known, r.decide)
+}
+
+func promote(t *testing.T, server *local.Postgres) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := server.Promote(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// caughtUp waits until a standby has all that its primary has.
+func caughtUp(t *testing.T, primary, standby *local.Postgres) {
+	t.Helper()
+	until := (&book{t: t, dsn: primary.DSN()}).sql(`select pg_current_wal_insert_lsn()::text`)
+	eventually(t, "the standby has caught up", func() bool {
+		return (&book{t: t, dsn: standby.DSN()}).sql(`select (pg_last_wal_replay_lsn() >= '`+until+`')::text`) == "true"
+	})
+}
+
+// Two standbys of one primary are promoted, to timelines of the same number. One of them is adopted, whatever crashes on
+// the way; the other one and the old primary are refused from then on.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	primary := private(t, nil)
+	b := openAt(t, primary.DSN(), func(c *shard.Config) { c.Timeline = 1 })
+	b.user("alice")
+	b.must(add("alice", "fund", 100))
+	one, other := pgtest.Standby(t, primary, false), pgtest.Standby(t, primary, false)
+	r := &registry{Known: shard.Known{Timeline: 1}}
+	if s, err := r.adopt(t, primary); err != nil || s.Timeline != 1 || r.Mark != "" {
+		t.Errorf("to adopt what is adopted: %+v, %v", s, err)
+	}
+	eventually(t, "both follow", func() bool {
+		s, err := shard.Look(t.Context(), primary.DSN(), "")
+		return err == nil && len(s.Followers) == 2 && s.Followers[0].State == "streaming" && s.Followers[1].Sync == "async"
+	})
+	if _, err := r.adopt(t, one); !errors.Is(err, shard.ErrNotAdoptable) {
+		t.Errorf("a standby: %v", err)
+	}
+	caughtUp(t, primary, one)
+	caughtUp(t, primary, other)
+	if err := primary.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	promote(t, one)
+	promote(t, other)
+
+	// on opens the shard as a process does that knows a timeline from the registry.
+	on := func(timeline int, servers ...*local.Postgres) *book {
+		var hosts, ports []string
+		for _, server := range servers {
+			hosts, ports = append(hosts, "127.0.0.1"), append(ports, fmt.Sprint(server.Port()))
+		}
+		dsn := fmt.Sprintf("host=%s port=%s user=postgres password=%s dbname=postgres sslmode=disable target_session_attrs=read-write",
+			strings.Join(hosts, ","), strings.Join(ports, ","), primary.Password())
+		return openAt(t, dsn, func(c *shard.Config) { c.Timeline, c.Patience = timeline, 100*time.Millisecond })
+	}
+	refused := func(what string, b *book) {
+		t.Helper()
+		if _, err := b.submit(add("alice", "never", 1)); !isStranger(err) {
+			t.Errorf("%s: a write is answered %v", what, err)
+		}
+		for name, err := range b.reads("alice") {
+			if !isStranger(err) {
+				t.Errorf("%s: %s is answered %v", what, name, err)
+			}
+		}
+	}
+	refused("promoted, by an old view", on(1, one))
+	refused("promoted, by no view", on(0, one))
+	refused("promoted, by a new view", on(2, one))
+
+	if s, err := shard.Adopt(t.Context(), one.DSN(), "", "another cluster", "s1", r.Known, r.decide); !errors.Is(err, shard.ErrOtherShard) {
+		t.Errorf("in another cluster: %+v, %v", s, err)
+	}
+	r.crash = true
+	if _, err := r.adopt(t, one); err == nil || r.Timeline != 2 {
+		t.Fatalf("a crash after the registry has decided: %v", err)
+	}
+	refused("decided", on(2, one))
+	if _, err := r.adopt(t, other); !errors.Is(err, shard.ErrNotAdoptable) {
+		t.Errorf("the other one, on timeline 2 as well: %v", err)
+	}
+	refused("the other one", on(2, other))
+	for range 2 {
+		s, err := r.adopt(t, one)
+		if err != nil || s.Adopted != 2 || len(s.Forks) != 1 || s.Forks[0].Timeline != 1 {
+			t.Fatalf("again, without a crash: %+v, %v", s, err)
+		}
+	}
+	refused("adopted, by an old view", on(1, one))
+	if result := on(2, one).must(add("alice", "t", 1)); result.Balance != 101 {
+		t.Errorf("adopted: %+v", result)
+	}
+
+	// The old primary comes back, and finds itself adopted.
+	if err := primary.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	refused("the old primary", on(2, primary))
+	if _, err := r.adopt(t, primary); !errors.Is(err, shard.ErrNotAdoptable) {
+		t.Errorf("the old primary: %v", err)
+	}
+	if balance := on(2, primary, other, one).balance("alice"); balance != 101 {
+		t.Errorf("of three hosts, the adopted one says %d", balance)
+	}
+	if result := on(2, primary, other, one).must(add("alice", "t2", 1)); result.Balance != 102 {
+		t.Errorf("of three hosts: %+v", result)
+	}
+}
+
+// A standby of a standby: promoted twice, adopted once. And what the positions that were noted before say about it.
+func TestAdoptAfterTwoPromotions(t *testing.T) {
+	t.Parallel()
+	first := private(t, nil)
+	b := openAt(t, first.DSN())
+	b.user("alice")
+	b.must(add("alice", "fund", 100))
+	second := pgtest.Standby(t, first, false)
+	position := func(last shard.Position) shard.Position {
+		t.Helper()
+		now, err := b.Position(t.Context(), last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return now
+	}
+	kept := position(shard.Position{})
+	if again := position(kept); again != kept {
+		t.Errorf("nothing was written, and %v becomes %v", kept, again)
+	}
+	caughtUp(t, first, second)
+	if err := second.Kill(); err != nil { // and so does not have what comes now
+		t.Fatal(err)
+	}
+	b.must(add("alice", "gone", 100))
+	gone := position(kept)
+	if gone.Timeline != 1 || gone.LSN <= kept.LSN {
+		t.Errorf("the position goes from %v to %v", kept, gone)
+	}
+	if err := first.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	promote(t, second)
+	third := pgtest.Standby(t, second, false)
+	caughtUp(t, second, third)
+	if err := second.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	promote(t, third)
+
+	r := &registry{Known: shard.Known{Timeline: 1}}
+	s, err := r.adopt(t, third)
+	if err != nil || s.Timeline != 3 || r.Timeline != 3 {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if timelines := []int{s.Forks[0].Timeline, s.Forks[1].Timeline}; !slices.Equal(timelines, []int{1, 2}) {
+		t.Errorf("it comes from %v", timelines)
+	}
+	if loss := s.Loss(kept); loss != "" {
+		t.Errorf("of what it has: %s", loss)
+	}
+	if loss := s.Loss(gone); !strings.Contains(loss, fmt.Sprint(gone.LSN)) || !strings.Contains(loss, fmt.Sprint(s.Forks[0].At)) {
+		t.Errorf("of what it lacks: %q", loss)
+	}
+	now := openAt(t, third.DSN(), func(c *shard.Config) { c.Timeline = 3 })
+	if balance := now.balance("alice"); balance != 100 {
+		t.Errorf("alice has %d", balance)
+	}
+	if at, err := now.Position(t.Context(), gone); err != nil || at.Timeline != 3 {
+		t.Errorf("the new primary's position: %v, %v", at, err)
+	}
+}
+
+// What a primary has on disk and no standby has is not durable where standbys are waited for: nobody was told of it.
+func TestPositionWaitsForStandbys(t *testing.T) {
+	t.Parallel()
+	b := openAt(t, private(t, nil).DSN())
+	b.user("alice")
+	first, err := b.Position(t.Context(), shard.Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.alter(`alter system set synchronous_standby_names = '*'`, `select pg_reload_conf()`, `set synchronous_commit = local`, `create table more ()`)
+	eventually(t, "commits wait", func() bool { return b.sql(`show synchronous_standby_names`) == "*" })
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if now, err := b.Position(ctx, first); err == nil {
+		t.Errorf("without a standby the position is %v, after %v", now, first)
+	}
+	b.alter(`alter system reset synchronous_standby_names`, `select pg_reload_conf()`)
+	if now, err := b.Position(t.Context(), first); err != nil || now.LSN <= first.LSN {
+		t.Errorf("then it is %v, after %v: %v", now, first, err)
+	}
+}
+
+func TestLoss(t *testing.T) {
+	t.Parallel()
+	s := &shard.Standing{Timeline: 4, LSN: 900, Forks: []shard.Fork{{Timeline: 1, At: 100}, {Timeline: 3, At: 500}}}
+	for _, test := range []struct {
+		noted shard.Position
+		says  string
+	}{
+		{shard.Position{Timeline: 1, LSN: 100}, ""},
+		{shard.Position{Timeline: 1, LSN: 101}, "the 1 bytes between"},
+		{shard.Position{Timeline: 2, LSN: 50}, "does not come from there"},
+		{shard.Position{Timeline: 3, LSN: 400}, ""},
+		{shard.Position{Timeline: 3, LSN: 900}, "the 400 bytes between"},
+		{shard.Position{Timeline: 4, LSN: 900}, ""},
+		{shard.Position{Timeline: 4, LSN: 950}, "the 50 bytes between"}, // restored within the timeline
+	} {
+		if loss := s.Loss(test.noted); (loss == "") != (test.says == "") || !strings.Contains(loss, test.says) {
+			t.Errorf("%v: %q", test.noted, loss)
+		}
+	}
+	unknown := &shard.Standing{Timeline: 4, LSN: 900, ForksUnknown: "permission denied"}
+	if loss := unknown.Loss(shard.Position{Timeline: 1, LSN: 800}); loss != "" {
+		t.Errorf("without a history: %q", loss)
+	}
+}
+
+func TestLSN(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"0/0", "0/5000028", "1F/FFFFFFFF"} {
+		if lsn, err := shard.ParseLSN(text); err != nil || lsn.String() != text {
+			t.Errorf("%s: %v, %v", text, lsn, err)
+		}
+	}
+	for _, text := range []string{"", "5", "0/", "/0", "0/x", "0/100000000"} {
+		if lsn, err := shard.ParseLSN(text); err == nil {
+			t.Errorf("%q: %v", text, lsn)
+		}
+	}
+}
