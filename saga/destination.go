@@ -39,7 +39,7 @@ func (d *Driver) admit(ctx context.Context, p *Pending) {
 		place.missed = true
 		return
 	}
-	r := &run{Pending: *p, place: place}
+	r := &run{Pending: *p, place: place, ours: d.steps.ShardOf(p.Initiator) == d.home.ID()}
 	r.start(ctx, d.tracer)
 	place.running++
 	d.running[p.Identity] = struct{}{}
@@ -156,6 +156,10 @@ func (d *Driver) send(ctx context.Context, to *destination) {
 func (d *Driver) advance(ctx context.Context, r *run, answer *ledger.Answer) {
 	if r.learn(answer) {
 		d.next(ctx, r)
+		return
+	}
+	if r.ours && d.steps.ShardOf(r.Initiator) != d.home.ID() {
+		d.drop(r) // its home has moved: it stands in another queue
 		return
 	}
 	d.complain(r, answer.Err)

@@ -37,4 +37,10 @@
 // A Driver sends what is due for one shard together, and backs off from a shard that does not answer. Each payee's shard has
 // its own share of the sagas under way, and so has each slot that refuses a step: what cannot be done delays only its own
 // sagas. What finds no place stays in the queue, and is looked for when there is room.
+//
+// # When slots move
+//
+// A saga names users, so its steps go wherever these live by then, also those of a Driver whose home it has left. It moves
+// with its home's slot, and whoever makes it visible at its new home, or visible again at its old one, writes it anew:
+// there it stands behind every horizon. A Driver that has trouble with a saga that has left lets it go.
 package saga

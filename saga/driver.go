@@ -18,6 +18,7 @@ const tracerName = "github.com/saldo-ledger/saldo/saga"
 
 // Home is one home shard's queue.
 type Home interface {
+	ID() ledger.ShardID
 	// PendingSagas returns the sagas behind a cursor that have not ended, written by transactions below before, at most
 	// limit, of slots that the shard owns.
 	PendingSagas(ctx context.Context, after Cursor, before int64, limit int) (Page, error)

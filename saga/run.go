@@ -18,6 +18,7 @@ type run struct {
 	span   trace.Span
 
 	// Of a driver's, guarded by its mutex:
+	ours   bool         // its home was this by the map
 	place  *destination // whose share it takes
 	tries  int          // without an answer for a reason of its own
 	silent int          // tries until a person may be told again

@@ -78,6 +78,73 @@ func TestRefusedHomeSlot(t *testing.T) {
 	})
 }
 
+// A home moves away with its sagas: whoever held them in memory does not send for them for ever, nor complain.
+func TestSagasThatHaveMovedAreLetGo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.user("payee", "a")
+		w.user("slow", "b")
+		w.setFault(func(c call) fault {
+			return fault{before: ledger.Unavailable("down", errLost)}
+		})
+		w.open(append(repeat("payee", 20), repeat("slow", 20)...)...)
+		stop := w.drive(saga.Config{Poll: often, PerPayee: 10, OldAge: 30 * time.Second, Sweep: time.Hour})
+		time.Sleep(5 * time.Second)
+		w.mu.Lock()
+		w.lives["payer"] = "elsewhere"
+		here := w.queue
+		w.queue = nil // as a home that no longer owns the slot
+		w.mu.Unlock()
+		time.Sleep(10 * time.Second) // the longest pause and more
+		before := w.count("credit")
+		time.Sleep(time.Minute)
+		if n := w.count("credit") - before; n > 0 {
+			t.Errorf("%d credits for sagas that have moved away", n)
+		}
+		if w.told("does not end") > 0 {
+			t.Error("a person was told")
+		}
+		// It comes back, with those sagas: they stand in the queue anew.
+		w.mu.Lock()
+		w.lives["payer"] = "home"
+		for _, p := range here {
+			p.Cursor.Tx = w.nextTx
+			w.queue = append(w.queue, p)
+		}
+		w.nextTx++
+		w.fault = nil
+		w.mu.Unlock()
+		w.within(10*time.Second, "all end", func() bool { return w.left() == 0 })
+		stop()
+		w.check()
+	})
+}
+
+// A saga stands in the queue a second time, behind the horizon, while it is under way: it is carried once.
+func TestSagaThatIsSeenTwice(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.user("payee", "a")
+		w.setFault(func(c call) fault { return fault{slow: time.Second} })
+		w.open(repeat("payee", 20)...)
+		w.drive(saga.Config{Poll: often})
+		time.Sleep(500 * time.Millisecond) // the credits are under way
+		w.mu.Lock()
+		for i := range w.queue {
+			w.queue[i].Cursor.Tx = w.nextTx
+		}
+		w.nextTx++
+		w.mu.Unlock()
+		w.within(10*time.Second, "all end", func() bool { return w.left() == 0 })
+		if n := w.count("credit"); n != 20 {
+			t.Errorf("%d credits were sent", n)
+		}
+		w.check()
+	})
+}
+
 // payeeOf is called by a fault, which holds the world's mutex.
 func (w *world) payeeOf(id ledger.Identity) ledger.UserID {
 	stored, _ := w.books["home"].Saga(id)

@@ -21,6 +21,9 @@ type Steps interface {
 	SubmitAll(ctx context.Context, ops []ledger.Operation) []ledger.Answer
 	// CompleteAll ends sagas whose credits are applied. The State of a Result is the saga's, with an error too, if known.
 	CompleteAll(ctx context.Context, ids []ledger.Identity) []ledger.Answer
+	// Await returns when it is worth sending steps again that were refused for their slots, which are these, or when ctx
+	// ends.
+	Await(ctx context.Context, slots []ledger.Slot)
 	// ShardOf says where a user lives, to back off from a shard that does not answer.
 	ShardOf(user ledger.UserID) ledger.ShardID
 }

@@ -183,6 +183,17 @@ func (w *world) ShardOf(user ledger.UserID) ledger.ShardID {
 	return w.lives[user]
 }
 
+// Await implements saga.Steps.
+func (w *world) Await(ctx context.Context, _ []ledger.Slot) {
+	select {
+	case <-time.After(10 * time.Millisecond):
+	case <-ctx.Done():
+	}
+}
+
+// ID implements saga.Home.
+func (w *world) ID() ledger.ShardID { return "home" }
+
 // SubmitAll implements saga.Steps.
 func (w *world) SubmitAll(ctx context.Context, ops []ledger.Operation) []ledger.Answer {
 	return together(ops, func(op ledger.Operation) (answer ledger.Answer) {

@@ -90,15 +90,8 @@ func (r *Router) tryAll(ctx context.Context, m *placement.Map, starts []ledger.O
 }
 
 func (r *Router) submit(ctx context.Context, p *part, answers []ledger.Answer) {
-	var told error // of a stranger
 	for i, answer := range p.shard.SubmitAll(ctx, p.ops, p.holds) {
-		var stranger *placement.StrangerError
-		if errors.As(answer.Err, &stranger) && ledger.CodeOf(answer.Err) == "" { // else an attempt may have been recorded before
-			if told == nil {
-				told = r.strangers(answer.Err)
-			}
-			answer.Err = told
-		}
+		answer.Err = r.strangers(answer.Err)
 		answers[p.at[i]] = answer
 	}
 }
@@ -107,10 +100,10 @@ func (r *Router) submit(ctx context.Context, p *part, answers []ledger.Answer) {
 func (r *Router) split(m *placement.Map, starts []ledger.Operation, open []int, answers []ledger.Answer) []part {
 	var parts []part
 	for _, at := range open {
-		id := m.OwnerOf(starts[at].Initiator).Shard
+		id, hold := m.HoldOn(starts[at].Initiator)
 		i := slices.IndexFunc(parts, func(p part) bool { return p.id == id })
 		if i < 0 {
-			shard, err := r.shard(id)
+			shard, err := r.shard(id, hold.Slot)
 			if err != nil {
 				answers[at] = ledger.Answer{Err: err}
 				continue
@@ -124,36 +117,56 @@ func (r *Router) split(m *placement.Map, starts []ledger.Operation, open []int, 
 }
 
 // followAll is follow for all of the open starts that were refused by map m: it returns those that should be made again,
-// and answers those that should not. They share one pursuit.
+// and answers those that should not. They share one pursuit. If some wait for a move and others only for a newer map, all
+// are made again with that: nobody waits for the slots of others.
 func (r *Router) followAll(ctx context.Context, p *pursuit, m *placement.Map, open []int, answers []ledger.Answer) (again []int) {
-	var ahead, waiting, others []int // as follow tells them apart
+	var (
+		ahead, waiting, others []int // as follow tells them apart
+		slots                  []ledger.Slot
+	)
 	for _, at := range open {
 		var refused *placement.OwnershipError
 		switch err := answers[at].Err; {
 		case !errors.As(err, &refused) || ledger.CodeOf(err) == ledger.CodeUnknown: // that is the answer
 		case refused.Ahead():
 			ahead = append(ahead, at)
-		case fenced(refused):
-			waiting = append(waiting, at)
 		default:
-			others = append(others, at)
-		}
-	}
-	for _, alike := range [][]int{ahead, waiting, others} {
-		if len(alike) == 0 {
-			continue
-		}
-		err := answers[alike[0]].Err
-		var refused *placement.OwnershipError
-		errors.As(err, &refused)
-		if err := r.follow(ctx, p, m, refused, err); err != nil {
-			for _, at := range alike {
-				answers[at].Err = err
+			n := len(slots)
+			if slots = fenced(slots, refused); len(slots) > n {
+				waiting = append(waiting, at)
+			} else {
+				others = append(others, at)
 			}
-			continue
 		}
-		again = append(again, alike...)
 	}
+	give := func(some []int, follow func(err error) error) (gaveUp bool) {
+		if len(some) == 0 {
+			return false
+		}
+		err := follow(answers[some[0]].Err)
+		if err == nil {
+			again = append(again, some...)
+			return false
+		}
+		for _, at := range some {
+			answers[at].Err = err
+		}
+		return true
+	}
+	for _, at := range ahead {
+		give([]int{at}, func(err error) error {
+			var refused *placement.OwnershipError
+			errors.As(err, &refused)
+			return r.follow(ctx, p, m, refused, err)
+		})
+	}
+	gaveUp := give(others, func(err error) error { return r.renewMap(ctx, p, m, err) })
+	give(waiting, func(err error) error {
+		if len(others) > 0 && !gaveUp {
+			return nil
+		}
+		return r.awaitMove(ctx, p, slots, err)
+	})
 	slices.Sort(again)
 	return again
 }

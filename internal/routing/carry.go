@@ -41,13 +41,13 @@ func (r *Router) finish(ctx context.Context, results []*ledger.Result, wait time
 			return
 		}
 	}
-	var waiting map[ledger.Identity]ledger.ShardID // what somebody else carries
+	var waiting map[ledger.Identity]struct{} // what somebody else carries
 	for _, result := range results {
 		if result.State == ledger.SagaPending {
 			if waiting == nil {
-				waiting = make(map[ledger.Identity]ledger.ShardID)
+				waiting = make(map[ledger.Identity]struct{})
 			}
-			waiting[result.Identity] = r.ShardOf(result.Initiator)
+			waiting[result.Identity] = struct{}{}
 		}
 	}
 	if waiting != nil {

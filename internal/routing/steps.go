@@ -62,10 +62,10 @@ func (r *Router) eachOnce(ctx context.Context, n int, user func(i int) ledger.Us
 	}
 	answers := make([]ledger.Answer, n)
 	doPart := func(p *stepPart) {
-		s, err := r.shard(p.id)
-		if err != nil {
+		s, ok := r.cluster.Shard(p.id)
+		if !ok {
 			for _, i := range p.at {
-				answers[i].Err = err
+				answers[i].Err = ledger.Unavailable("the user's shard is not open here: try again", nil)
 			}
 			return
 		}
@@ -88,23 +88,24 @@ func (r *Router) eachOnce(ctx context.Context, n int, user func(i int) ledger.Us
 
 // learn makes errors what their callers know, and gets a newer map if m was wrong.
 func (r *Router) learn(ctx context.Context, m *placement.Map, answers []ledger.Answer) {
-	var refused, ahead *placement.OwnershipError
+	wrong := false
 	for i := range answers {
 		if answers[i].Err == nil {
 			continue
 		}
 		answers[i].Err = r.strangers(answers[i].Err)
-		if errors.As(answers[i].Err, &refused) && refused.Ahead() {
-			ahead = refused
+		var refused *placement.OwnershipError
+		if errors.As(answers[i].Err, &refused) {
+			wrong = true
+			r.sayAhead(refused)
 		}
 	}
-	if ahead != nil {
-		r.sayAhead(ahead)
+	if wrong {
+		_ = r.refresh(ctx, m, hurry) // the next try is by whatever map there is
 	}
-	if refused == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond) // a registry that does not answer holds nobody up
-	defer cancel()
-	_ = r.cluster.Refresh(ctx, m) // the next try is by whatever map there is
+}
+
+// Await returns when it is worth sending steps again that were refused for these slots, or when ctx ends.
+func (r *Router) Await(ctx context.Context, slots []ledger.Slot) {
+	_ = r.waitAtFence(ctx, time.Now().Add(r.config.FenceWait), slots)
 }

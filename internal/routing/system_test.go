@@ -46,6 +46,7 @@ type system struct {
 	open      map[ledger.ShardID]routing.Shard
 	spies     map[ledger.ShardID]*spy
 	waiting   *flight
+	told      chan struct{} // closed and replaced when seen changes
 	refreshes int           // reads of the registry
 	slow      time.Duration // of a read
 	away      error         // the registry's
@@ -62,7 +63,7 @@ func newSystem(t testing.TB, n int) *system {
 	t.Cleanup(cancel)
 	s := &system{
 		t: t, ctx: ctx, dsns: map[ledger.ShardID]string{}, open: map[ledger.ShardID]routing.Shard{},
-		spies: map[ledger.ShardID]*spy{},
+		spies: map[ledger.ShardID]*spy{}, told: make(chan struct{}),
 	}
 	var ids []ledger.ShardID
 	for i := range n {
@@ -120,6 +121,22 @@ func (s *system) Map() *placement.Map {
 	return s.seen
 }
 
+// Changed implements routing.Cluster.
+func (s *system) Changed() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.told
+}
+
+// see makes this process see a map. The caller holds s.mu.
+func (s *system) see(m *placement.Map) {
+	if s.seen != m {
+		s.seen = m
+		close(s.told)
+		s.told = make(chan struct{})
+	}
+}
+
 // Shard implements routing.Cluster.
 func (s *system) Shard(id ledger.ShardID) (routing.Shard, bool) {
 	s.mu.Lock()
@@ -148,7 +165,7 @@ func (s *system) Refresh(ctx context.Context, wrong *placement.Map) error {
 			defer s.mu.Unlock()
 			s.refreshes++
 			if f.err = s.away; f.err == nil {
-				s.seen = s.truth
+				s.see(s.truth)
 			}
 			s.waiting = nil
 			close(f.done)
@@ -205,27 +222,11 @@ func (s *system) move(user ledger.UserID, to ledger.ShardID) {
 	owner := s.truth.Owner(slot)
 	s.mu.Unlock()
 	s.sql(owner.Shard, `update saldo.slots set state = 'moved', epoch = $2, moved_to = $3 where slot = $1`, slot, owner.Epoch+1, to)
-	for _, table := range []string{"users", "accounts", "operations", "entries", "sagas"} {
-		s.sql(to, `delete from saldo.`+table+` where slot = $1`, slot) // what an earlier move left
-		s.copyRows(owner.Shard, to, table, slot)
-	}
+	s.journey(owner.Shard, to, user).copy()
 	s.sql(to, `insert into saldo.slots (slot, state, epoch) values ($1, 'owned', $2)
 	           on conflict (slot) do update set state = 'owned', epoch = excluded.epoch, moved_to = ''`, slot, owner.Epoch+1)
 	m := s.changed(map[ledger.Slot]ledger.ShardID{slot: to})
 	s.set(func() { s.truth = m })
-}
-
-func (s *system) copyRows(from, to ledger.ShardID, table string, slot ledger.Slot) {
-	s.t.Helper()
-	var rows bytes.Buffer
-	s.on(from, func(conn *pgx.Conn) error {
-		_, err := conn.PgConn().CopyTo(s.ctx, &rows, fmt.Sprintf(`copy (select * from saldo.%s where slot = %d) to stdout`, table, slot))
-		return err
-	})
-	s.on(to, func(conn *pgx.Conn) error {
-		_, err := conn.PgConn().CopyFrom(s.ctx, &rows, fmt.Sprintf(`copy saldo.%s from stdin`, table))
-		return err
-	})
 }
 
 // on works as superuser.
@@ -391,6 +392,7 @@ type spy struct {
 	mu       sync.Mutex
 	onSubmit func(op ledger.Operation) error // before the shard does it
 	onFind   func() error
+	around   func(submit func())
 }
 
 func (s *spy) before(f func(op ledger.Operation) error) {
@@ -399,15 +401,19 @@ func (s *spy) before(f func(op ledger.Operation) error) {
 	s.onSubmit = f
 }
 
-func (s *spy) Submit(ctx context.Context, op ledger.Operation, holds ...placement.Hold) (ledger.Result, error) {
+func (s *spy) Submit(ctx context.Context, op ledger.Operation, holds ...placement.Hold) (result ledger.Result, err error) {
 	s.submits.Add(1)
 	s.mu.Lock()
-	f := s.onSubmit
+	f, around := s.onSubmit, s.around
 	s.mu.Unlock()
 	if f != nil {
 		if err := f(op); err != nil {
 			return ledger.Result{}, err
 		}
+	}
+	if around != nil {
+		around(func() { result, err = s.Shard.Submit(ctx, op, holds...) })
+		return result, err
 	}
 	return s.Shard.Submit(ctx, op, holds...)
 }

@@ -16,9 +16,16 @@ import (
 //
 // A refusal is a record, not an error. Errors: CodeConflict, CodeUnavailable, CodeOverloaded, CodeUnknown.
 func (r *Router) Transfer(ctx context.Context, start ledger.Operation, wait time.Duration) (record ledger.TransferRecord, replayed bool, err error) {
-	var result ledger.Result
+	var (
+		result ledger.Result
+		tried  bool
+	)
 	err = r.onShardOf(ctx, start.Initiator, func(m *placement.Map, s Shard, _ placement.Hold) (err error) {
 		holds := aim(m, &start, make([]placement.Hold, 0, 2))
+		if payee := holds[len(holds)-1].Slot; !tried && r.fences.has(payee) {
+			tried = true
+			return knownFence(payee)
+		}
 		result, err = s.Submit(ctx, start, holds...)
 		return err
 	})
@@ -70,11 +77,18 @@ func (r *Router) FindByTxID(ctx context.Context, id ledger.TxID) (ledger.Transfe
 	return found[0], nil
 }
 
-// askUntilFit is askAll by a map that fits: it follows slots that move.
+// askUntilFit asks every slot once, wherever it is: those of a shard that refuses some of them are asked again by the next
+// map. Each slot has an answer from one shard that owned it when it answered.
 func (r *Router) askUntilFit(ctx context.Context, id ledger.TxID) (found []ledger.TransferRecord, err error) {
+	open := make([]ledger.Slot, placement.Slots)
+	for slot := range open {
+		open[slot] = ledger.Slot(slot)
+	}
 	for p := (pursuit{}); ; {
 		m := r.cluster.Map()
-		found, err = r.askAll(ctx, m, id)
+		var records []ledger.TransferRecord
+		records, open, err = r.askAll(ctx, m, id, open)
+		found = append(found, records...)
 		var refused *placement.OwnershipError
 		if !errors.As(err, &refused) {
 			return found, r.strangers(err)
@@ -85,42 +99,48 @@ func (r *Router) askUntilFit(ctx context.Context, id ledger.TxID) (found []ledge
 	}
 }
 
-// askAll returns what the shards that answered found, and the error of one that did not; if all of those did not own slots,
-// it is a *placement.OwnershipError.
-func (r *Router) askAll(ctx context.Context, m *placement.Map, id ledger.TxID) (found []ledger.TransferRecord, err error) {
-	if !m.Complete() {
-		return nil, ledger.Unavailable("the cluster has slots without a shard", nil)
-	}
-	slots := make(map[ledger.ShardID][]ledger.Slot)
-	for _, owned := range m.Ranges() {
-		for slot := owned.First; slot <= owned.Last; slot++ {
-			slots[owned.Shard] = append(slots[owned.Shard], slot)
+// askAll asks the owners of the slots by a map. It returns what those that answered found, the slots of the others, and
+// the error of one of these; only if it was for want of a better map that all of these did not answer, it is a
+// *placement.OwnershipError.
+func (r *Router) askAll(
+	ctx context.Context, m *placement.Map, id ledger.TxID, slots []ledger.Slot,
+) (found []ledger.TransferRecord, open []ledger.Slot, err error) {
+	owned := make(map[ledger.ShardID][]ledger.Slot)
+	for _, slot := range slots {
+		owner := m.Owner(slot)
+		if owner.Shard == "" {
+			return nil, slots, ledger.Unavailable("the cluster has slots without a shard", nil)
 		}
+		owned[owner.Shard] = append(owned[owner.Shard], slot)
 	}
 	var (
 		group sync.WaitGroup
 		mu    sync.Mutex
 	)
-	for shard, slots := range slots {
+	for shard, slots := range owned {
 		group.Go(func() {
 			records, askErr := r.ask(ctx, shard, id, slots)
 			mu.Lock()
 			defer mu.Unlock()
-			found = append(found, records...)
+			if askErr == nil {
+				found = append(found, records...)
+				return
+			}
+			open = append(open, slots...)
 			var refused *placement.OwnershipError
-			if err == nil || askErr != nil && !errors.As(askErr, &refused) {
+			if err == nil || !errors.As(askErr, &refused) {
 				err = askErr
 			}
 		})
 	}
 	group.Wait()
-	return found, err
+	return found, open, err
 }
 
 func (r *Router) ask(ctx context.Context, shard ledger.ShardID, id ledger.TxID, slots []ledger.Slot) ([]ledger.TransferRecord, error) {
-	s, ok := r.cluster.Shard(shard)
-	if !ok {
-		return nil, ledger.Unavailable("shard "+string(shard)+" is not registered", nil)
+	s, err := r.shard(shard, slots[0])
+	if err != nil {
+		return nil, err
 	}
 	return s.TransfersByTxID(ctx, id, slots)
 }

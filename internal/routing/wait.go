@@ -2,36 +2,35 @@ package routing
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
-// homeWait is everybody who waits for the end of a saga of one home shard that somebody else carries. One loop asks for all
-// of them; it runs as long as there are any. Router.mu guards it.
-type homeWait map[ledger.Identity][]chan<- ledger.Saga
-
-// awaitEnds waits for the ends of sagas, given with their homes, but no longer than there is time, or than ctx or the
-// router lives. It returns those that have ended, with State and Cause.
-func (r *Router) awaitEnds(
-	ctx context.Context, homes map[ledger.Identity]ledger.ShardID, over <-chan time.Time,
-) (ended []ledger.Saga) {
-	told := make(chan ledger.Saga, len(homes))
+// awaitEnds waits for the ends of sagas, but no longer than there is time, or than ctx or the router lives. It returns those
+// that have ended, with State and Cause.
+//
+// For each home there is one loop that asks for all who wait (watchEnds), as long as there are any.
+func (r *Router) awaitEnds(ctx context.Context, ids map[ledger.Identity]struct{}, over <-chan time.Time) (ended []ledger.Saga) {
+	told := make(chan ledger.Saga, len(ids))
 	defer func() {
-		for id, home := range homes {
-			r.removeWaiter(home, id, told)
+		for id := range ids {
+			r.removeWaiter(id, told)
 		}
 	}()
-	for id, home := range homes {
-		if !r.addWaiter(home, id, told) {
+	for id := range ids {
+		if !r.addWaiter(id, told) {
 			return ended
 		}
 	}
-	for len(ended) < len(homes) {
+	for len(ended) < len(ids) {
 		select {
 		case saga := <-told:
 			ended = append(ended, saga)
-			r.removeWaiter(homes[saga.Identity], saga.Identity, told)
+			r.removeWaiter(saga.Identity, told)
 		case <-over:
 			return ended
 		case <-ctx.Done():
@@ -43,41 +42,38 @@ func (r *Router) awaitEnds(
 	return ended
 }
 
-func (r *Router) addWaiter(home ledger.ShardID, id ledger.Identity, told chan<- ledger.Saga) bool {
+func (r *Router) addWaiter(id ledger.Identity, told chan<- ledger.Saga) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return false
 	}
-	h := r.waiting[home]
-	if h == nil {
-		h = make(homeWait)
-		r.waiting[home] = h
-		r.loops.Go(func() { r.watchEnds(home, h) })
-	}
-	h[id] = append(h[id], told)
+	r.ends[id] = append(r.ends[id], told)
+	r.askAt(r.ShardOf(id.Initiator))
 	return true
 }
 
-func (r *Router) removeWaiter(home ledger.ShardID, id ledger.Identity, told chan<- ledger.Saga) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	h := r.waiting[home]
-	rest := h[id][:0:0]
-	for _, other := range h[id] {
-		if other != told {
-			rest = append(rest, other)
-		}
-	}
-	if len(rest) == 0 {
-		delete(h, id)
-	} else {
-		h[id] = rest
+// askAt makes sure that a home is asked. The caller holds r.mu.
+func (r *Router) askAt(home ledger.ShardID) {
+	if _, ok := r.asked[home]; !ok {
+		r.asked[home] = struct{}{}
+		r.loops.Go(func() { r.watchEnds(home) })
 	}
 }
 
-// watchEnds asks for a home's sagas at each poll, until nobody waits for one.
-func (r *Router) watchEnds(home ledger.ShardID, h homeWait) {
+func (r *Router) removeWaiter(id ledger.Identity, told chan<- ledger.Saga) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rest := slices.DeleteFunc(r.ends[id], func(other chan<- ledger.Saga) bool { return other == told })
+	if len(rest) == 0 {
+		delete(r.ends, id)
+	} else {
+		r.ends[id] = rest
+	}
+}
+
+// watchEnds asks a home for its sagas at each poll, until nobody waits for one.
+func (r *Router) watchEnds(home ledger.ShardID) {
 	poll := time.NewTicker(r.config.Poll)
 	defer poll.Stop()
 	for {
@@ -86,46 +82,54 @@ func (r *Router) watchEnds(home ledger.ShardID, h homeWait) {
 			return
 		case <-poll.C:
 		}
-		ids := r.waitedFor(home, h)
+		m := r.cluster.Map()
+		ids := r.waitedFor(m, home)
 		if ids == nil {
 			return
 		}
-		r.answerEnded(home, h, ids)
+		r.answerEnded(m, home, ids)
 	}
 }
 
-// waitedFor returns the sagas of a home that somebody waits for. If there is none it returns nil, and who waits next begins
-// another loop.
-func (r *Router) waitedFor(home ledger.ShardID, h homeWait) []ledger.Identity {
+// waitedFor returns the sagas that somebody waits for and whose home this is by a map. If there is none it returns nil, and
+// who waits next begins another loop. Sagas that have moved with their homes are asked for there.
+func (r *Router) waitedFor(m *placement.Map, home ledger.ShardID) (ids []ledger.Identity) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(h) == 0 {
-		delete(r.waiting, home)
-		return nil
+	for id := range r.ends {
+		if now := m.OwnerOf(id.Initiator).Shard; now == home {
+			ids = append(ids, id)
+		} else {
+			r.askAt(now)
+		}
 	}
-	ids := make([]ledger.Identity, 0, len(h))
-	for id := range h {
-		ids = append(ids, id)
+	if ids == nil {
+		delete(r.asked, home)
 	}
 	return ids
 }
 
-func (r *Router) answerEnded(home ledger.ShardID, h homeWait, ids []ledger.Identity) {
+func (r *Router) answerEnded(m *placement.Map, home ledger.ShardID, ids []ledger.Identity) {
 	s, ok := r.cluster.Shard(home)
 	if !ok {
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, 2*time.Second)
 	defer cancel()
-	ended, err := s.EndedSagas(ctx, ids)
-	if err != nil {
-		return // the next poll asks again
+	ended, err := s.EndedSagas(ctx, ids) // if not of all, the next poll asks again
+	r.tellEnded(ended)
+	var refused *placement.OwnershipError
+	if errors.As(err, &refused) {
+		_ = r.refresh(ctx, m, r.config.Poll)
 	}
+}
+
+func (r *Router) tellEnded(ended map[ledger.Identity]ledger.Saga) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, saga := range ended {
 		saga.Identity = id
-		for _, waiter := range h[id] {
+		for _, waiter := range r.ends[id] {
 			select {
 			case waiter <- saga:
 			default: // told already

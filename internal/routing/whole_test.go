@@ -29,7 +29,7 @@ func (s *system) another(change ...func(*routing.Config)) *process {
 	s.t.Helper()
 	other := &system{
 		t: s.t, ctx: s.ctx, dsns: s.dsns, seen: s.seen, truth: s.truth, open: map[ledger.ShardID]routing.Shard{},
-		spies: map[ledger.ShardID]*spy{},
+		spies: map[ledger.ShardID]*spy{}, told: make(chan struct{}),
 	}
 	p := &process{system: other, shards: map[ledger.ShardID]*shard.Shard{}}
 	for id, dsn := range s.dsns {
@@ -41,10 +41,12 @@ func (s *system) another(change ...func(*routing.Config)) *process {
 
 // runs makes the process a coordinator for all homes until the test is over.
 func (p *process) runs(ctx context.Context, group *sync.WaitGroup, handover time.Duration) {
+	p.runsWith(ctx, group, saga.Config{Handover: handover, Poll: 20 * time.Millisecond, Sweep: 2 * time.Second})
+}
+
+func (p *process) runsWith(ctx context.Context, group *sync.WaitGroup, config saga.Config) {
 	for _, s := range p.shards {
-		driver := saga.NewDriver(s, p.router, saga.Config{
-			Handover: handover, Poll: 20 * time.Millisecond, Sweep: 2 * time.Second,
-		}, slog.New(slog.NewTextHandler(&p.log, nil)))
+		driver := saga.NewDriver(s, p.router, config, slog.New(slog.NewTextHandler(&p.log, nil)))
 		group.Go(func() { driver.Run(ctx) })
 	}
 }
@@ -198,7 +200,8 @@ func (s *system) finals() map[ledger.Identity]final {
 			rows, err := conn.Query(s.ctx, `
 				select o.initiator, o.tx_id, o.kind, o.payee, o.amount, o.currency, o.reason, o.balance, o.version,
 				       coalesce(s.state, 0), coalesce(s.cause, '')
-				from saldo.operations o left join saldo.sagas s using (slot, initiator, tx_id) where o.step = 1`)
+				from saldo.operations o left join saldo.sagas s using (slot, initiator, tx_id)
+				join saldo.slots w on w.slot = o.slot and w.state = 'owned' where o.step = 1`)
 			if err != nil {
 				return err
 			}
@@ -218,7 +221,7 @@ func (s *system) finals() map[ledger.Identity]final {
 			var n int64
 			rows, err = conn.Query(s.ctx, `
 				select case when kind = 3 and amount > 0 and step <> 3 then counterparty else user_id end, tx_id, count(*)
-				from saldo.entries group by 1, 2`)
+				from saldo.entries join saldo.slots w using (slot) where w.state = 'owned' group by 1, 2`)
 			if err != nil {
 				return err
 			}
@@ -233,15 +236,16 @@ func (s *system) finals() map[ledger.Identity]final {
 	return all
 }
 
-// mustBeSound holds all shards to the promises, per currency.
+// mustBeSound holds all shards to the promises, per currency. Copies that a move left behind do not count.
 func (s *system) mustBeSound() {
 	s.t.Helper()
+	const owned = ` join saldo.slots w using (slot) where w.state = 'owned'`
 	for _, currency := range []string{"USD", "EUR"} {
-		users := s.askAll(`select coalesce(sum(balance), 0)::bigint from saldo.accounts where currency = $1`, currency)
-		entries := s.askAll(`select coalesce(sum(amount), 0)::bigint from saldo.entries where currency = $1`, currency)
-		world := s.askAll(`select coalesce(sum(amount), 0)::bigint from saldo.system_entries where currency = $1 and system_account = '@world'`, currency)
-		transit := s.askAll(`select coalesce(sum(amount), 0)::bigint from saldo.system_entries where currency = $1 and system_account = '@transit'`, currency)
-		if users != entries || users != -world || transit != 0 || users == 0 {
+		users := s.askAll(`select coalesce(sum(balance), 0)::bigint from saldo.accounts`+owned+` and currency = $1`, currency)
+		entries := s.askAll(`select coalesce(sum(amount), 0)::bigint from saldo.entries`+owned+` and currency = $1`, currency)
+		const system = `select coalesce(sum(system_amount), 0)::bigint from saldo.operations` + owned + ` and currency = $1 and system_account = `
+		world, transit := s.askAll(system+`'@world'`, currency), s.askAll(system+`'@transit'`, currency)
+		if users != entries || users != -world || transit != 0 || users == 0 && currency == "USD" {
 			s.t.Errorf("%s: users %d, entries %d, world %d, transit %d", currency, users, entries, world, transit)
 		}
 	}
