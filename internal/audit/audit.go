@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
-	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
 // Options says how to audit. Zero values mean the defaults.
 type Options struct {
 	Parallel int           // shards that are scanned at the same time; default 2
 	Chunk    int           // steps that are looked up at once; default 1000
+	Lines    int           // of local transfers that are compared one by one at once, or one slot's; default 100,000
 	Shown    int           // violations that a check lists; default 20
 	Patience time.Duration // to read suspects again while ownership changes; default 10 s
 	Pause    time.Duration // between such readings; default 200 ms
@@ -30,6 +30,7 @@ type Options struct {
 func (o *Options) setDefaults() {
 	o.Parallel = cmp.Or(o.Parallel, 2)
 	o.Chunk = cmp.Or(o.Chunk, 1000)
+	o.Lines = cmp.Or(o.Lines, 100_000)
 	o.Shown = cmp.Or(o.Shown, 20)
 	o.Patience = cmp.Or(o.Patience, 10*time.Second)
 	o.Pause = cmp.Or(o.Pause, 200*time.Millisecond)
@@ -47,18 +48,25 @@ func Run(ctx context.Context, world World, options Options) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the cluster: %w", err)
 	}
-	r := newRun(world, options, view)
+	r := newRun(world, options)
 	defer r.close()
 
 	// The order of the rounds is what the checks between shards rest on: see the package's doc.
-	r.open(ctx, func(n *node, s Snapshot) { n.first = s })
-	r.open(ctx, func(n *node, s Snapshot) { n.second = s })
-	standing := r.standing(r.view, (*node).firstStanding)
+	first, doubts := r.take(ctx, view, nil, nil)
+	r.begin(first)
+	view, err = world.View(ctx)
+	if err != nil {
+		view = first.view // the newest there is; if it is too old, round 2 says so
+	}
+	second, later := r.take(ctx, view, first, doubts)
+	r.goOn(second)
 	r.checkShards(ctx)
-	r.checkTransit(len(standing) == 0 && len(r.standing(r.view, (*node).secondStanding)) == 0)
+	r.checkTransit(len(first.unsettled) == 0 && len(second.unsettled) == 0)
+	r.checkMoves()
+	checkLines(ctx, r)
 	checkCredits(ctx, r)
 	checkEnds(ctx, r)
-	r.checkStanding(ctx, standing)
+	r.checkStanding(append(doubts, later...))
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -70,16 +78,17 @@ func Run(ctx context.Context, world World, options Options) (*Report, error) {
 
 // run is one audit.
 type run struct {
-	world   World
-	options Options
-	view    View    // that the audit began with
-	nodes   []*node // by id
+	world         World
+	options       Options
+	first, second *round
+	nodes         []*node // by id
 
 	mu     sync.Mutex // guards report, and err of the nodes
 	report *Report
 }
 
-// node is one shard under audit. Each of its snapshots is used by one goroutine at a time.
+// node is one shard under audit. Each of its snapshots is used by one goroutine at a time. A shard that joined or left the
+// cluster between the rounds has a snapshot of only one of them, and had nothing in the other.
 type node struct {
 	id            ledger.ShardID
 	err           error    // why nothing more is asked of it
@@ -88,51 +97,43 @@ type node struct {
 	later         *Totals  // of round 2
 }
 
-func (n *node) firstStanding() Standing  { return n.first }
-func (n *node) secondStanding() Standing { return n.second }
-
-func newRun(world World, options Options, view View) *run {
-	r := &run{world: world, options: options, view: view}
-	r.report = &Report{Cluster: view.Cluster, Revision: view.Map.Revision(), Checks: newChecks()}
+func newRun(world World, options Options) *run {
+	r := &run{world: world, options: options, report: &Report{Checks: newChecks()}}
 	for i := range r.report.Checks {
 		r.report.Checks[i].Violations, r.report.Checks[i].Gaps = []Violation{}, []string{}
-	}
-	ids := append(view.Map.Shards(), view.Shards...)
-	slices.Sort(ids)
-	for _, id := range slices.Compact(ids) {
-		r.nodes = append(r.nodes, &node{id: id})
 	}
 	return r
 }
 
-// open takes a snapshot of every shard that has not failed, and returns when all are taken.
-func (r *run) open(ctx context.Context, keep func(*node, Snapshot)) {
-	var opening sync.WaitGroup
+// begin notes round 1.
+func (r *run) begin(taken *round) {
+	r.first = taken
+	r.report.Cluster, r.report.Revision = taken.view.Cluster, taken.view.Map.Revision()
 	for _, n := range r.nodes {
+		n.first = taken.snapshots[n.id]
+	}
+}
+
+// goOn notes round 2.
+func (r *run) goOn(taken *round) {
+	r.second = taken
+	for _, n := range r.nodes {
+		n.second = taken.snapshots[n.id]
 		if r.failed(n) {
 			continue
 		}
-		opening.Go(func() {
-			r.progress("shard %s: taking a snapshot", n.id)
-			snapshot, err := r.world.Snapshot(ctx, n.id)
-			if err != nil {
-				r.fail(n, err)
-				return
-			}
-			keep(n, snapshot)
-		})
+		if n.first == nil {
+			n.totals = &Totals{}
+		}
+		if n.second == nil {
+			n.later = &Totals{}
+		}
 	}
-	opening.Wait()
 }
 
 func (r *run) close() {
-	for _, n := range r.nodes {
-		for _, snapshot := range []Snapshot{n.first, n.second} {
-			if snapshot != nil {
-				snapshot.Close()
-			}
-		}
-	}
+	r.first.close()
+	r.second.close()
 }
 
 // checkShards makes the checks of one shard alone.
@@ -152,12 +153,13 @@ func (r *run) checkShard(ctx context.Context, n *node) {
 	report := func(check Name, id, problem string) {
 		r.violation(check, Violation{Shard: n.id, ID: id, Problem: problem})
 	}
-	scans := []struct {
+	type scan struct {
 		what   string
 		checks []Name
 		scan   func() error
-	}{
-		{"sums", []Name{CheckBooks, CheckTransit}, func() (err error) {
+	}
+	scans := []scan{
+		{"sums", []Name{CheckBooks, CheckTransit, CheckMoves}, func() (err error) {
 			n.totals, err = totals(ctx, n.first)
 			if err == nil {
 				r.checkBooks(n, report)
@@ -165,12 +167,9 @@ func (r *run) checkShard(ctx context.Context, n *node) {
 			return err
 		}},
 		{"operations", []Name{CheckOperations}, func() error {
-			parted, err := n.first.Operations(ctx, report)
+			err := n.first.Operations(ctx, report)
 			if err == nil {
 				r.cover(CheckOperations, n.totals.Operations)
-			}
-			if parted > 0 {
-				r.gap(CheckOperations, fmt.Sprintf("shard %s: %d lines of transfers whose ends have parted", n.id, parted))
 			}
 			return err
 		}},
@@ -196,10 +195,15 @@ func (r *run) checkShard(ctx context.Context, n *node) {
 			}
 			return err
 		}},
-		{"sums once more", []Name{CheckTransit}, func() (err error) {
+	}
+	if n.totals != nil {
+		scans = nil // it joined after round 1
+	}
+	if n.later == nil {
+		scans = append(scans, scan{"sums once more", []Name{CheckTransit}, func() (err error) {
 			n.later, err = totals(ctx, n.second)
 			return err
-		}},
+		}})
 	}
 	for _, s := range scans {
 		if !r.failed(n) {
@@ -229,8 +233,10 @@ func (r *run) checkBooks(n *node, report Reporter) {
 	for _, currency := range sortedKeys(n.totals.Money) {
 		m := n.totals.Money[currency]
 		r.cover(CheckBooks, 1)
-		if sum := new(big.Int).Add(m.Entries, m.System); sum.Sign() != 0 {
-			report(CheckBooks, string(currency), fmt.Sprintf("entries sum to %v, system sides to %v: together %v", m.Entries, m.System, sum))
+		sum := new(big.Int).Add(m.Entries, m.System)
+		if sum.Add(sum, m.Moved); sum.Sign() != 0 {
+			report(CheckBooks, string(currency), fmt.Sprintf(
+				"entries sum to %v, system sides to %v, @moved to %v: together %v", m.Entries, m.System, m.Moved, sum))
 		}
 		steps := new(big.Int).Sub(m.Debited, m.Credited)
 		if steps.Sub(steps, m.Refunded); steps.Cmp(m.Transit) != 0 {
@@ -276,15 +282,20 @@ func (r *run) checkTransit(settled bool) {
 		default:
 			r.gap(CheckTransit, "slots were moving: the money in transit could not be judged")
 		}
-		r.report.Totals = append(r.report.Totals, MoneyTotal{
-			Currency: currency, Users: new(big.Int), World: new(big.Int), Transit: new(big.Int), InTransit: sum,
-		})
+		total := newTotal(currency)
+		total.InTransit = sum
+		r.report.Totals = append(r.report.Totals, total)
 	}
 }
 
 // total fills in the report's sums and its shards.
 func (r *run) total() {
 	all := r.report.Totals
+	r.report.Unsettled = len(r.first.unsettled) > 0 || len(r.second.unsettled) > 0
+	underWay := r.first.view.underWay()
+	for _, id := range sortedKeys(underWay) {
+		r.report.Moves = append(r.report.Moves, underWay[id])
+	}
 	for _, n := range r.nodes {
 		s := ShardReport{ID: n.id, Totals: []MoneyTotal{}}
 		if n.err != nil {
@@ -292,8 +303,11 @@ func (r *run) total() {
 		}
 		if n.first != nil {
 			for _, slot := range n.first.Slots() {
-				if slot.State == stateOwned {
+				if slot.Answered() {
 					s.Slots++
+				}
+				if slot.Copy {
+					s.Copies++
 				}
 			}
 		}
@@ -305,15 +319,18 @@ func (r *run) total() {
 			}
 			for _, currency := range sortedKeys(n.totals.Money) {
 				m := n.totals.Money[currency]
-				s.Totals = append(s.Totals, MoneyTotal{Currency: currency, Users: m.Entries, World: m.World, Transit: m.Transit})
+				s.Totals = append(s.Totals, MoneyTotal{
+					Currency: currency, Users: m.Entries, World: m.World, Transit: m.Transit, Moved: m.Moved,
+				})
 				i := slices.IndexFunc(all, func(t MoneyTotal) bool { return t.Currency == currency })
 				if i < 0 { // its shard failed between the rounds
-					all = append(all, MoneyTotal{Currency: currency, Users: new(big.Int), World: new(big.Int), Transit: new(big.Int)})
+					all = append(all, newTotal(currency))
 					i = len(all) - 1
 				}
 				all[i].Users.Add(all[i].Users, m.Entries)
 				all[i].World.Add(all[i].World, m.World)
 				all[i].Transit.Add(all[i].Transit, m.Transit)
+				all[i].Moved.Add(all[i].Moved, m.Moved)
 			}
 		}
 		r.report.Shards = append(r.report.Shards, s)
@@ -379,10 +396,11 @@ func (r *run) unread(check Name, n *node) {
 	r.gap(check, fmt.Sprintf("shard %s could not be read", n.id))
 }
 
-func (r *run) node(id ledger.ShardID) *node {
+// ensure returns the node of a shard.
+func (r *run) ensure(id ledger.ShardID) *node {
 	i, ok := slices.BinarySearchFunc(r.nodes, id, func(n *node, id ledger.ShardID) int { return cmp.Compare(n.id, id) })
 	if !ok {
-		return nil
+		r.nodes = slices.Insert(r.nodes, i, &node{id: id})
 	}
 	return r.nodes[i]
 }
@@ -394,12 +412,4 @@ func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K {
 	}
 	slices.Sort(keys)
 	return keys
-}
-
-// The state of a slot that is owned; see Slot.
-const stateOwned = "owned"
-
-// ownedAs tells whether a shard says that it owns a slot as the map does.
-func ownedAs(s Standing, slot ledger.Slot, owner placement.Owner) bool {
-	return s != nil && s.Slots()[slot] == Slot{State: stateOwned, Epoch: owner.Epoch}
 }

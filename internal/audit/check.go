@@ -6,6 +6,7 @@ type Name string
 const (
 	CheckIdentity   Name = "identity"
 	CheckSlots      Name = "slots"
+	CheckMoves      Name = "moves"
 	CheckRows       Name = "rows"
 	CheckOperations Name = "operations"
 	CheckBooks      Name = "books"
@@ -22,9 +23,10 @@ func newChecks() []Check {
 	return []Check{
 		{Name: CheckIdentity, Promises: []int{7}, Unit: "shards", Says: "each database is the shard it is taken for, on its adopted timeline"},
 		{Name: CheckSlots, Promises: []int{7}, Unit: "slots", Says: "each slot is owned exactly once, as the map says"},
-		{Name: CheckRows, Promises: []int{7}, Unit: "rows", Says: "each row stands in its user's slot"},
+		{Name: CheckMoves, Promises: []int{1, 7}, Unit: "moves", Says: "no move is stuck between its shards, and both have booked the same against @moved"},
+		{Name: CheckRows, Promises: []int{7}, Unit: "rows", Says: "each row stands in its user's slot, and no slot has left rows behind"},
 		{Name: CheckOperations, Promises: []int{1, 2}, Unit: "operations", Says: "each operation is balanced by its own entries, each entry has its operation"},
-		{Name: CheckBooks, Promises: []int{1}, Unit: "sums", Says: "each shard's entries and system sides sum to zero"},
+		{Name: CheckBooks, Promises: []int{1}, Unit: "sums", Says: "each shard's entries, system sides and @moved sum to zero"},
 		{Name: CheckTransit, Promises: []int{1}, Unit: "sums", Says: "@transit is debits less credits less refunds, and never negative"},
 		{Name: CheckAccounts, Promises: []int{1, 2}, Unit: "accounts", Says: "each balance is the sum of its entries, numbered without a gap"},
 		{Name: CheckOverdraft, Promises: []int{5}, Unit: "entries", Says: "no balance was ever below zero"},

@@ -5,10 +5,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
-	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
 // join is a check between shards: something near, read in round 1, must have something far, read in round 2.
@@ -151,6 +149,9 @@ func (j join[T]) run(ctx context.Context, r *run) {
 			r.unread(j.check, n)
 			continue
 		}
+		if n.first == nil {
+			continue // it joined after round 1
+		}
 		r.progress("shard %s: joining %s", n.id, j.check)
 		chunks := make(map[ledger.ShardID][]T) // by the far shard
 		flush := func(far ledger.ShardID) error {
@@ -163,7 +164,7 @@ func (j join[T]) run(ctx context.Context, r *run) {
 			return err
 		}
 		err := j.stream(ctx, n.first, func(thing T) error {
-			far := r.view.Map.OwnerOf(j.far(j.id(thing))).Shard
+			far := r.second.where(j.far(j.id(thing)))
 			if chunks[far] = append(chunks[far], thing); len(chunks[far]) >= r.options.Chunk {
 				return flush(far)
 			}
@@ -188,10 +189,10 @@ const maxSuspects = 1000
 // suspects looks a chunk up at its far shard. A far shard that fails is a gap, and no error: its near shard goes on.
 func (j join[T]) suspects(ctx context.Context, r *run, far ledger.ShardID, things []T) ([]CreditID, error) {
 	if far == "" {
-		r.gap(j.check, "the map is incomplete")
+		r.gap(j.check, "some slots have no owner")
 		return nil, ctx.Err()
 	}
-	n := r.node(far) // there is one for each owner in the map
+	n := r.ensure(far)
 	if r.failed(n) {
 		r.unread(j.check, n)
 		return nil, ctx.Err()
@@ -214,25 +215,9 @@ func (j join[T]) suspects(ctx context.Context, r *run, far ledger.ShardID, thing
 
 // settle reads suspects again and reports those that are still wrong while nobody's slots changed hands.
 func (j join[T]) settle(ctx context.Context, r *run, suspects []CreditID) {
-	deadline := time.Now().Add(r.options.Patience)
-	for last := r.view; len(suspects) > 0; {
-		r.progress("reading %d suspects of %s again", len(suspects), j.check)
-		view, err := r.world.View(ctx)
-		if err != nil {
-			r.gap(j.check, fmt.Sprintf("%d suspects such as %s: the map could not be read again: %v", len(suspects), j.name(suspects[0]), err))
-			return
-		}
-		suspects = j.read(ctx, r, last, view, suspects)
-		last = view
-		if len(suspects) == 0 {
-			return
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			r.gap(j.check, fmt.Sprintf("%d suspects such as %s: their slots did not settle, or their shards could not be read", len(suspects), j.name(suspects[0])))
-			return
-		}
-		pause(ctx, r.options.Pause)
-	}
+	settle(ctx, r, j.check, suspects, j.name, func(last, view View, suspects []CreditID) []CreditID {
+		return j.read(ctx, r, last, view, suspects)
+	})
 }
 
 // read reads suspects again, in the order of the rounds, and returns those that need another reading: their slots have
@@ -245,10 +230,7 @@ func (j join[T]) read(ctx context.Context, r *run, last, view View, suspects []C
 	defer closeAll(second)
 
 	settled := func(round map[ledger.ShardID]Snapshot, user ledger.UserID) bool {
-		slot := placement.SlotOf(user)
-		owner := view.Map.Owner(slot)
-		snapshot, ok := round[owner.Shard]
-		return ok && last.Map.Owner(slot) == owner && ownedAs(snapshot, slot, owner)
+		return unchanged(last, view, round, user)
 	}
 	for shard, ids := range nears {
 		near, ok := first[shard]

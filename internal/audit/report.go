@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
 // Report is what an audit found. It is written as JSON as it stands; WriteTable writes it for people.
@@ -19,11 +20,16 @@ type Report struct {
 	Shards    []ShardReport `json:"shards"`
 	// Partial is set if the sums of a shard are missing: Totals and Pending are of the others, and InTransit is what their
 	// @transit sides sum to, which may be negative.
-	Partial bool         `json:"partial"`
-	Totals  []MoneyTotal `json:"totals"`
-	Pending int64        `json:"pending_sagas"`
+	Partial bool `json:"partial"`
+	// Unsettled is set if some slots were answered for by several shards or by none for as long as was waited: their money is
+	// in Totals as often.
+	Unsettled bool         `json:"unsettled"`
+	Totals    []MoneyTotal `json:"totals"`
+	Pending   int64        `json:"pending_sagas"`
 	// OldestPending is when the oldest pending saga was started; nil if there is none.
 	OldestPending *time.Time `json:"oldest_pending,omitempty"`
+	// Moves are those that had not ended when round 1 was taken.
+	Moves []placement.Move `json:"moves,omitempty"`
 }
 
 // Verdict is what an audit comes to.
@@ -59,6 +65,7 @@ type Violation struct {
 	//	a saga         "alice/t1"
 	//	a user         "alice"
 	//	a slot         "slot 17"
+	//	a move         "move 2026-…"
 	//	a shard        "shard s1"
 	//	a sum          "USD"
 	ID      string `json:"id"`
@@ -69,20 +76,27 @@ type Violation struct {
 type ShardReport struct {
 	ID    ledger.ShardID `json:"id"`
 	Error string         `json:"error,omitempty"` // why it could not be read to the end; what follows is then partial or zero
-	Slots int            `json:"slots"`           // owned
+	Slots int            `json:"slots"`           // that it answers for
+	// Copies is how many slots it has a copy of that is not its own: they are coming, or have left and are not deleted yet.
+	Copies int `json:"copies"`
 	Counts
 	Totals []MoneyTotal `json:"totals"`
 }
 
-// MoneyTotal is one currency's sums, of one shard or of all. Users, World and Transit are of round 1.
+// MoneyTotal is one currency's sums, of one shard or of all. All but InTransit are of round 1.
 type MoneyTotal struct {
 	Currency ledger.Currency `json:"currency"`
 	Users    *big.Int        `json:"users"` // the users' money: the sum of all entries
 	World    *big.Int        `json:"world"`
 	Transit  *big.Int        `json:"transit"`
+	Moved    *big.Int        `json:"moved"`
 	// InTransit is the money between shards: debits and refunds of round 2 less credits of round 1. Of all shards only;
 	// nil for one shard, whose @transit alone means little.
 	InTransit *big.Int `json:"in_transit,omitempty"`
+}
+
+func newTotal(currency ledger.Currency) MoneyTotal {
+	return MoneyTotal{Currency: currency, Users: new(big.Int), World: new(big.Int), Transit: new(big.Int), Moved: new(big.Int)}
 }
 
 // ExitCode is what a program should exit with: 0 if clean, 1 on any violation, 2 if the audit could not be completed.

@@ -14,37 +14,63 @@ import (
 // doubt is a suspect about identity or ownership.
 type doubt struct {
 	check Name
+	since time.Time // of a fence, which is another one when it is there again
 	Violation
 }
 
 func (d doubt) is(other doubt) bool {
-	return d.check == other.check && d.ID == other.ID && d.Shard == other.Shard
+	return d.check == other.check && d.ID == other.ID && d.Shard == other.Shard && d.since.Equal(other.since)
 }
 
-// standing compares what the shards say they are with a view. of returns a shard's word, and may be nil or return nil
-// where there is none.
-func (r *run) standing(view View, of func(*node) Standing) []doubt {
-	words := make(map[ledger.ShardID]Standing)
-	for _, n := range r.nodes {
-		if !r.failed(n) {
-			words[n.id] = of(n)
-		}
-	}
-	return compareStanding(view, words)
-}
-
-// compareStanding is pure. Shards without a word are not judged.
+// compareStanding compares what the shards say they are with a view. It is pure. Shards without a word are not judged.
 func compareStanding(view View, words map[ledger.ShardID]Standing) []doubt {
-	var doubts []doubt
+	var (
+		doubts   []doubt
+		underWay = view.underWay()
+		stuck    = make(map[Violation]placement.SlotSet) // by the move, and what its slots are
+		fences   = make(map[Violation]time.Time)         // the first of those slots' fences
+	)
 	for _, id := range sortedKeys(words) {
 		if problem := identityProblem(words[id].Identity(), view.Cluster, id); problem != "" {
-			doubts = append(doubts, doubt{CheckIdentity, Violation{Shard: id, ID: "shard " + string(id), Problem: problem}})
+			v := Violation{Shard: id, ID: "shard " + string(id), Problem: problem}
+			doubts = append(doubts, doubt{check: CheckIdentity, Violation: v})
 		}
 	}
-	for slot := ledger.Slot(0); slot < placement.Slots; slot++ {
-		doubts = append(doubts, slotDoubts(view.Map, words, slot)...)
+	for slot := range ledger.Slot(placement.Slots) {
+		owner := view.Map.Owner(slot)
+		name := fmt.Sprintf("slot %d", slot)
+		if owner == (placement.Owner{}) {
+			doubts = append(doubts, doubt{check: CheckSlots, Violation: Violation{ID: name, Problem: "it has no owner in the map"}})
+		}
+		for _, id := range sortedKeys(words) {
+			row := words[id].Slots()[slot]
+			_, going := underWay[row.Move]
+			switch problem, ofMove := slotProblem(owner, id, row, going); {
+			case ofMove:
+				v := Violation{Shard: id, ID: "move " + string(row.Move), Problem: problem}
+				stuck[v] = append(stuck[v], slot)
+				if first := fences[v]; row.State == stateFenced && (first.IsZero() || row.FencedAt.Before(first)) {
+					fences[v] = row.FencedAt
+				}
+			case problem != "":
+				v := Violation{Shard: id, ID: name, Problem: "it is " + problem}
+				doubts = append(doubts, doubt{check: CheckSlots, Violation: v})
+			}
+		}
 	}
-	return doubts
+	ofMoves := make([]doubt, 0, len(stuck))
+	for v, slots := range stuck {
+		since := fences[v]
+		v.Problem = fmt.Sprintf("slots %s are %s", slots, v.Problem)
+		if !since.IsZero() {
+			v.Problem += "; fenced since " + since.UTC().Format(time.RFC3339)
+		}
+		ofMoves = append(ofMoves, doubt{CheckMoves, since, v})
+	}
+	slices.SortFunc(ofMoves, func(x, y doubt) int {
+		return cmp.Or(cmp.Compare(x.ID, y.ID), cmp.Compare(x.Shard, y.Shard), cmp.Compare(x.Problem, y.Problem))
+	})
+	return append(doubts, ofMoves...)
 }
 
 func identityProblem(is Identity, cluster string, id ledger.ShardID) string {
@@ -61,92 +87,48 @@ func identityProblem(is Identity, cluster string, id ledger.ShardID) string {
 	return ""
 }
 
-func slotDoubts(m *placement.Map, words map[ledger.ShardID]Standing, slot ledger.Slot) []doubt {
-	var doubts []doubt
-	doubtful := func(shard ledger.ShardID, format string, args ...any) {
-		doubts = append(doubts, doubt{CheckSlots, Violation{
-			Shard: shard, ID: fmt.Sprintf("slot %d", slot), Problem: fmt.Sprintf(format, args...),
-		}})
+// slotProblem says what is wrong with what a shard says of a slot, and whether it is a move's: then it is how things stand
+// for a moment, while the registry or one of the shards is ahead of the other. going tells whether the registry has the
+// move under way. The zero row means that the slot was never here.
+func slotProblem(owner placement.Owner, id ledger.ShardID, row Slot, going bool) (problem string, ofMove bool) {
+	ofMove = row.Move != ""
+	behind := ofMove && row.Epoch < owner.Epoch
+	switch mine := id == owner.Shard; {
+	case mine && row == Slot{}:
+		return fmt.Sprintf("unknown here, but the map says owned at epoch %d", owner.Epoch), false
+	case mine && row.State == stateFenced && row.Epoch == owner.Epoch:
+		return fmt.Sprintf("fenced at epoch %d", row.Epoch), ofMove
+	case mine && (row.State != stateOwned || row.Epoch != owner.Epoch):
+		return fmt.Sprintf("%s at epoch %d, but the map says owned at epoch %d", row.State, row.Epoch, owner.Epoch),
+			behind && row.State != "moved"
+	case !mine && (row.Answered() || row.Epoch > owner.Epoch):
+		return fmt.Sprintf("%s here at epoch %d, but the map says owned by %s at epoch %d",
+			row.State, row.Epoch, cmp.Or(owner.Shard, "nobody"), owner.Epoch), behind
+	case row.Copy && !ofMove:
+		return row.State + " here under no move", false
+	case ofMove && !going:
+		return fmt.Sprintf("%s under this move, which the registry does not have under way", row.State), true
 	}
-	owner := m.Owner(slot)
-	if owner == (placement.Owner{}) {
-		doubtful("", "it has no owner in the map")
-	} else if word, ok := words[owner.Shard]; ok && !ownedAs(word, slot, owner) {
-		row, here := word.Slots()[slot]
-		if here {
-			doubtful(owner.Shard, "it is %s at epoch %d, but the map says owned at epoch %d", row.State, row.Epoch, owner.Epoch)
-		} else {
-			doubtful(owner.Shard, "it was never here, but the map says owned at epoch %d", owner.Epoch)
-		}
-	}
-	for id, word := range words {
-		if row := word.Slots()[slot]; id != owner.Shard && row.State == stateOwned {
-			doubtful(id, "it is owned here at epoch %d, but the map says by %s at epoch %d", row.Epoch, cmp.Or(owner.Shard, "nobody"), owner.Epoch)
-		}
-	}
-	slices.SortFunc(doubts, func(x, y doubt) int { return cmp.Compare(x.Shard, y.Shard) })
-	return doubts
+	return "", false
 }
 
-// checkStanding reports the doubts of round 1 that stay for as long as ownership may be in the air.
-func (r *run) checkStanding(ctx context.Context, doubts []doubt) {
-	if len(doubts) > 0 {
-		doubts = r.settle(ctx, doubts)
-	}
+// checkStanding reports the doubts of both rounds that stayed for as long as ownership may be in the air.
+func (r *run) checkStanding(doubts []doubt) {
 	for _, d := range doubts {
 		r.violation(d.check, d.Violation)
 	}
-	unread := make(map[ledger.ShardID]bool)
 	for _, n := range r.nodes {
-		if n.first == nil {
-			unread[n.id] = true
+		switch {
+		case n.first != nil:
+			r.cover(CheckIdentity, 1)
+		case r.failed(n):
 			r.unread(CheckIdentity, n)
 			r.unread(CheckSlots, n)
-			continue
 		}
-		r.cover(CheckIdentity, 1)
 	}
-	for slot := ledger.Slot(0); slot < placement.Slots; slot++ {
-		if !unread[r.view.Map.Owner(slot).Shard] {
+	for slot := range ledger.Slot(placement.Slots) {
+		if owner := r.first.view.Map.Owner(slot).Shard; owner == "" || r.first.snapshots[owner] != nil {
 			r.cover(CheckSlots, 1)
-		}
-	}
-}
-
-// settle reads again until the doubts have vanished or patience is over, and returns those that never did, as they were
-// read last. A doubt that cannot be read again is a gap.
-func (r *run) settle(ctx context.Context, doubts []doubt) []doubt {
-	for deadline := time.Now().Add(r.options.Patience); ; {
-		r.progress("reading %d doubts about ownership again", len(doubts))
-		pause(ctx, r.options.Pause)
-		view, err := r.world.View(ctx)
-		if err != nil {
-			r.gap(CheckSlots, fmt.Sprintf("%d doubts such as %s: the map could not be read again: %v", len(doubts), doubts[0], err))
-			return nil
-		}
-		fresh := r.look(ctx, append(view.Map.Shards(), view.Shards...))
-		words := make(map[ledger.ShardID]Standing, len(fresh))
-		for id, snapshot := range fresh {
-			words[id] = snapshot
-		}
-		now := compareStanding(view, words)
-		closeAll(fresh)
-
-		over := time.Now().After(deadline) || ctx.Err() != nil
-		var still []doubt
-		for _, d := range doubts {
-			i := slices.IndexFunc(now, d.is)
-			switch silent := d.Shard != "" && words[d.Shard] == nil; {
-			case i >= 0:
-				still = append(still, now[i])
-			case silent && over:
-				r.gap(d.check, fmt.Sprintf("shard %s could not be read again: %s", d.Shard, d))
-			case silent:
-				still = append(still, d)
-			}
-		}
-		if doubts = still; over || len(doubts) == 0 {
-			return doubts
 		}
 	}
 }
@@ -163,6 +145,19 @@ func (r *run) look(ctx context.Context, ids []ledger.ShardID) map[ledger.ShardID
 		}
 	}
 	return fresh
+}
+
+// unchanged tells whether a user's slot has the same owner as in an earlier view, and that shard says so too, in a snapshot
+// of those.
+func unchanged(last, view View, snapshots map[ledger.ShardID]Snapshot, user ledger.UserID) bool {
+	slot := placement.SlotOf(user)
+	owner := view.Map.Owner(slot)
+	snapshot, ok := snapshots[owner.Shard]
+	if !ok || last.Map.Owner(slot) != owner {
+		return false
+	}
+	row := snapshot.Slots()[slot]
+	return row.State == stateOwned && row.Epoch == owner.Epoch
 }
 
 func closeAll(snapshots map[ledger.ShardID]Snapshot) {

@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -23,12 +24,30 @@ type View struct {
 	Cluster string           // the uid
 	Shards  []ledger.ShardID // registered
 	Map     *placement.Map
+	Moves   []placement.Move // all that have not ended; others may be among them
+}
+
+// underWay returns the moves that have not ended.
+func (v View) underWay() map[placement.MoveID]placement.Move {
+	moves := make(map[placement.MoveID]placement.Move)
+	for _, move := range v.Moves {
+		if !move.Phase.Ended() {
+			moves[move.ID] = move
+		}
+	}
+	return moves
+}
+
+// shards returns the ids of those that are registered or own a slot, sorted.
+func (v View) shards() []ledger.ShardID {
+	return slices.Compact(slices.Sorted(slices.Values(append(v.Map.Shards(), v.Shards...))))
 }
 
 // Snapshot is one shard at one instant. Its methods may be slow, and must not be called at the same time.
 type Snapshot interface {
 	Standing
 	Book
+	Lines
 	Steps
 	// Close ends the snapshot. The others fail from then on.
 	Close()
@@ -45,15 +64,35 @@ type Standing interface {
 type Book interface {
 	// Totals counts and sums.
 	Totals(ctx context.Context) (Totals, error)
-	// Operations judges CheckOperations. parted is the number of lines that it could not join, since the other end of
-	// their transfer is not on this shard.
-	Operations(ctx context.Context, report Reporter) (parted int64, err error)
+	// Operations judges CheckOperations, all but the payees' lines of local transfers: see Lines.
+	Operations(ctx context.Context, report Reporter) error
 	// Accounts judges CheckAccounts and CheckOverdraft.
 	Accounts(ctx context.Context, report Reporter) error
 	// Sagas judges CheckSagas.
 	Sagas(ctx context.Context, report Reporter) error
 	// Rows judges CheckRows.
 	Rows(ctx context.Context, report Reporter) error
+}
+
+// Lines is what local transfers credit their payees with. A local transfer is one operation and two entries on one shard,
+// but its ends may move apart later: the operation goes with its payer, the payee's entry with the payee. Streams are of
+// the slots that the shard answers for, in no order.
+type Lines interface {
+	// LineSums streams a hash of each line that an operation calls for, and of each that an entry shows, with the slots of
+	// both ends. Equal lines have equal hashes on all shards.
+	LineSums(ctx context.Context, found func(payer, payee ledger.Slot, hash uint64, called bool)) error
+	// FindLines streams the lines themselves, of payees in some slots.
+	FindLines(ctx context.Context, payees map[ledger.Slot]bool, found func(line Line, called bool)) error
+	// CountEntries tells how many entries show each line, whoever owns the slots. What none shows is not in the answer.
+	CountEntries(ctx context.Context, lines []Line) (map[Line]int64, error)
+}
+
+// Line is the payee's side of a local transfer.
+type Line struct {
+	ledger.Identity
+	Payee    ledger.UserID
+	Amount   ledger.Amount
+	Currency ledger.Currency
 }
 
 // Steps is what is joined with other shards.
@@ -83,15 +122,36 @@ type Identity struct {
 
 // Slot is a shard's row about a slot.
 type Slot struct {
-	State string // owned, fenced, incoming, moved
-	Epoch ledger.Epoch
+	State    string // owned, fenced, incoming, moved
+	Epoch    ledger.Epoch
+	Move     placement.MoveID // that it is under; "" is none
+	FencedAt time.Time        // of a fenced one
+	Copy     bool             // its rows are not this shard's own: incoming, or moved and not deleted yet
 }
+
+// The states of a slot that a shard answers for.
+const (
+	stateOwned  = "owned"
+	stateFenced = "fenced"
+)
+
+// Answered tells whether the shard answers for the slot.
+func (s Slot) Answered() bool { return s.State == stateOwned || s.State == stateFenced }
 
 // Totals counts and sums a shard.
 type Totals struct {
 	Counts
 	OldestPending time.Time // zero if there is none
 	Money         map[ledger.Currency]Money
+	Bookings      []Booking // of every move, few as they are
+}
+
+// Booking is what a shard has booked against @moved, in one currency, when a move's slots came or went.
+type Booking struct {
+	Move     placement.MoveID
+	Other    ledger.ShardID // where the slots came from or went
+	Currency ledger.Currency
+	Amount   *big.Int
 }
 
 // Counts is how many rows there are.
@@ -108,9 +168,10 @@ type Counts struct {
 // Money is sums of amounts, which int64 may be too small for. None is nil.
 type Money struct {
 	Entries  *big.Int
-	System   *big.Int // all system sides
+	System   *big.Int // all system sides of operations
 	World    *big.Int // the system sides that are @world's
 	Transit  *big.Int // the system sides that are @transit's
+	Moved    *big.Int // the bookings
 	Debited  *big.Int // amounts of applied starts of sagas
 	Credited *big.Int // amounts of applied credits
 	Refunded *big.Int // amounts of applied refunds
@@ -118,7 +179,9 @@ type Money struct {
 
 // NewMoney returns zeros.
 func NewMoney() Money {
-	return Money{new(big.Int), new(big.Int), new(big.Int), new(big.Int), new(big.Int), new(big.Int), new(big.Int)}
+	return Money{
+		new(big.Int), new(big.Int), new(big.Int), new(big.Int), new(big.Int), new(big.Int), new(big.Int), new(big.Int),
+	}
 }
 
 // CreditID names a credit where it is looked up: by the payee's slot.

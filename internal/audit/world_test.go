@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/saldo-ledger/saldo/internal/audit"
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -35,6 +37,14 @@ var (
 	templates = [3]*pgtest.Schema{template(0, true), template(1, true), template(2, true)}
 	empty     = [3]*pgtest.Schema{template(0, false), template(1, false), template(2, false)}
 )
+
+// blank is s4, which has no slots.
+var blank = pgtest.Template("audit_blank", func(dsn string) error {
+	if _, err := shard.Migrate(context.Background(), dsn, ""); err != nil {
+		return err
+	}
+	return shard.Enroll(context.Background(), dsn, "", clusterID, "s4")
+})
 
 func template(i int, told bool) *pgtest.Schema {
 	name := fmt.Sprintf("audit_%d", i)
@@ -192,16 +202,41 @@ type world struct {
 
 	// before is called at each View, and each Snapshot with the shard.
 	before func(id ledger.ShardID)
+
+	mu    sync.Mutex // guards pools
+	pools map[ledger.ShardID]*pgxpool.Pool
 }
 
 func newWorld(t testing.TB, from [3]*pgtest.Schema) *world {
 	t.Helper()
-	w := &world{t: t, m: foundMap(t), dsn: make(map[ledger.ShardID]string), by: make(map[ledger.ShardID]*shard.Shard)}
-	w.view = audit.View{Cluster: clusterID, Shards: shardIDs, Map: w.m}
+	w := blankWorld(t)
 	for i, id := range shardIDs {
 		w.open(id, pgtest.Database(t, from[i]))
 	}
 	return w
+}
+
+func blankWorld(t testing.TB) *world {
+	w := &world{
+		t: t, m: foundMap(t),
+		dsn: make(map[ledger.ShardID]string), by: make(map[ledger.ShardID]*shard.Shard), pools: make(map[ledger.ShardID]*pgxpool.Pool),
+	}
+	w.view = audit.View{Cluster: clusterID, Shards: shardIDs, Map: w.m}
+	return w
+}
+
+// with returns a world of the story in which a test has some shards for itself. The others, which it only reads, are w's.
+func (w *world) with(t testing.TB, own ...ledger.ShardID) *world {
+	t.Helper()
+	alone := blankWorld(t)
+	for i, id := range shardIDs {
+		if slices.Contains(own, id) {
+			alone.open(id, pgtest.Database(t, templates[i]))
+		} else {
+			alone.dsn[id], alone.by[id] = w.dsn[id], w.by[id]
+		}
+	}
+	return alone
 }
 
 func (w *world) open(id ledger.ShardID, dsn string) {
@@ -248,26 +283,38 @@ func (w *world) must(parts ...part) {
 // sql does what no service may do: it runs as superuser.
 func (w *world) sql(id ledger.ShardID, statement string, args ...any) {
 	w.t.Helper()
-	conn, err := pgx.Connect(context.Background(), w.dsn[id])
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	if _, err := conn.Exec(context.Background(), `set search_path = saldo`); err != nil {
-		w.t.Fatal(err)
-	}
-	if _, err := conn.Exec(context.Background(), statement, args...); err != nil {
+	if _, err := w.superuser(id).Exec(context.Background(), statement, args...); err != nil {
 		w.t.Fatalf("%s: %v", statement, err)
 	}
+}
+
+func (w *world) superuser(id ledger.ShardID) *pgxpool.Pool {
+	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.pools[id] == nil {
+		config, err := pgxpool.ParseConfig(w.dsn[id])
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		config.ConnConfig.RuntimeParams["search_path"] = "saldo"
+		pool, err := pgxpool.NewWithConfig(context.Background(), config)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(pool.Close)
+		w.pools[id] = pool
+	}
+	return w.pools[id]
 }
 
 func (w *world) audit(options audit.Options) *audit.Report {
 	w.t.Helper()
 	if options.Patience == 0 {
-		options.Patience = 50 * time.Millisecond
+		options.Patience = 30 * time.Millisecond
 	}
 	if options.Pause == 0 {
-		options.Pause = 10 * time.Millisecond
+		options.Pause = 20 * time.Millisecond
 	}
 	report, err := audit.Run(context.Background(), w, options)
 	if err != nil {
