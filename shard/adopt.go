@@ -1,13 +1,16 @@
 package shard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
 // ErrNotAdoptable is returned by Adopt for a server that must not become the shard's primary. Its text says why.
@@ -30,6 +33,12 @@ type Known struct {
 // the one that it is on.
 //
 // The registry decides, by decide, which must change what is known to To and Mark, or do nothing if that is what is known.
+// holds returns the slots that the registry gives to the shard, read linearizably after that: until the server is adopted
+// nothing changes there, and later decisions reach it like any others. What it takes for its own and is given elsewhere, or
+// to it anew, is fenced: it may have lost the news, and rows with them, and whoever has an old map would be served. Adopt
+// returns these slots at the server's epochs. A mover that tells the news again opens them, or buries them; where there is
+// none any more, they stay refused until a person has looked.
+//
 // The database is marked before and told afterwards. The other order would let two servers that were promoted at once both
 // accept writes: each database knows only of itself. A crash in between leaves a shard that refuses, and adopting again
 // ends it; the mark tells that the server is the one that was decided on, and not another one on a timeline of the same
@@ -38,32 +47,32 @@ type Known struct {
 // The error is ErrNotAdoptable, ErrOtherShard, or that of decide.
 func Adopt(
 	ctx context.Context, dsn, password, cluster string, id ledger.ShardID, known Known,
-	decide func(ctx context.Context, adoption Adoption) error,
-) (*Standing, error) {
+	decide func(ctx context.Context, adoption Adoption) error, holds func(ctx context.Context) ([]placement.Hold, error),
+) (s *Standing, fenced []placement.Hold, err error) {
 	config, err := connConfig(dsn, password, "", "saldo adopt")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// A new primary may still be set to wait for standbys that it does not have. What a later failover loses of an adoption
 	// is made up for by the next one.
 	config.RuntimeParams["synchronous_commit"] = "local"
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, fmt.Errorf("adopt the primary of shard %s: %w", id, err)
+		return nil, nil, fmt.Errorf("adopt the primary of shard %s: %w", id, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	s, err := look(ctx, conn)
+	s, err = look(ctx, conn)
 	if err == nil {
 		err = s.adoptable(cluster, id, known)
 	}
 	if err == nil && (s.Adopted != s.Timeline || known.Timeline != s.Timeline) {
-		err = adopt(ctx, conn, s, known, decide)
+		fenced, err = adopt(ctx, conn, s, known, decide, holds)
 	}
 	if err != nil {
-		return s, fmt.Errorf("adopt the primary of shard %s: %w", id, err)
+		return s, nil, fmt.Errorf("adopt the primary of shard %s: %w", id, err)
 	}
 	s.Adopted = s.Timeline
-	return s, nil
+	return s, fenced, nil
 }
 
 // adoptable says why the server must not be adopted, given what the registry knows.
@@ -99,28 +108,53 @@ update saldo.shard_meta
 set timeline = $1, history = $3
 where adoption::text = $2 and ` + runningTimeline + ` = $1`
 
+// A slot that the registry gives to this shard at an older epoch is left alone: whoever goes by the registry is not served.
+const fenceLostStatement = `
+update saldo.slots s
+set state = 'fenced', fenced_at = clock_timestamp()
+where state = 'owned' and not exists (
+    select from unnest($1::smallint[], $2::bigint[]) as given(slot, epoch)
+    where given.slot = s.slot and given.epoch <= s.epoch)
+returning slot, epoch`
+
 func adopt(
-	ctx context.Context, conn *pgx.Conn, s *Standing, known Known, decide func(ctx context.Context, adoption Adoption) error,
-) error {
+	ctx context.Context, conn *pgx.Conn, s *Standing, known Known,
+	decide func(ctx context.Context, adoption Adoption) error, holds func(ctx context.Context) ([]placement.Hold, error),
+) (fenced []placement.Hold, err error) {
 	adoption := Adoption{From: known.Timeline, To: s.Timeline, Mark: known.Mark}
 	if known.Timeline != s.Timeline {
 		err := exclusively(ctx, conn, func(tx pgx.Tx) error {
 			return tx.QueryRow(ctx, markStatement).Scan(&adoption.Mark)
 		})
 		if err != nil {
-			return fmt.Errorf("mark the database: %w", err)
+			return nil, fmt.Errorf("mark the database: %w", err)
 		}
 		if err := decide(ctx, adoption); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return exclusively(ctx, conn, func(tx pgx.Tx) error {
+	given, err := holds(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read which slots it is to have: %w", err)
+	}
+	slots, epochs := columns(given)
+	err = exclusively(ctx, conn, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, adoptStatement, adoption.To, adoption.Mark, s.history)
 		if err == nil && tag.RowsAffected() != 1 {
 			err = errors.New("somebody else has begun to adopt it: try again")
 		}
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, fenceLostStatement, slots, epochs)
+		if err != nil {
+			return err
+		}
+		fenced, err = pgx.CollectRows(rows, pgx.RowToStructByPos[placement.Hold])
 		return err
 	})
+	slices.SortFunc(fenced, func(a, b placement.Hold) int { return cmp.Compare(a.Slot, b.Slot) })
+	return fenced, err
 }
 
 // exclusively does work in a transaction while nothing else that is guarded runs.

@@ -1,6 +1,7 @@
 package shard_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,8 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/local"
 	"github.com/saldo-ledger/saldo/internal/pgtest"
+	"github.com/saldo-ledger/saldo/internal/placement"
 	"github.com/saldo-ledger/saldo/shard"
 )
 
@@ -18,6 +21,10 @@ import (
 type registry struct {
 	shard.Known
 	crash bool // whoever asks it hears nothing, though it has decided
+
+	elsewhere placement.SlotSet
+	anew      map[ledger.Slot]ledger.Epoch
+	fenced    []placement.Hold // by the latest adoption
 }
 
 func (r *registry) decide(_ context.Context, a shard.Adoption) error {
@@ -36,7 +43,19 @@ func (r *registry) decide(_ context.Context, a shard.Adoption) error {
 
 func (r *registry) adopt(t *testing.T, server *local.Postgres) (*shard.Standing, error) {
 	t.Helper()
-	return shard.Adopt(t.Context(), server.DSN(), "", cluster, "s1", r.Known, r.decide)
+	s, fenced, err := shard.Adopt(t.Context(), server.DSN(), "", cluster, "s1", r.Known, r.decide, r.holds)
+	r.fenced = fenced
+	return s, err
+}
+
+// holds is all slots at their first epoch, but for those that have gone elsewhere or were given anew.
+func (r *registry) holds(context.Context) (holds []placement.Hold, err error) {
+	for slot := range ledger.Slot(placement.Slots) {
+		if !slices.Contains(r.elsewhere, slot) {
+			holds = append(holds, placement.Hold{Slot: slot, Epoch: cmp.Or(r.anew[slot], 1)})
+		}
+	}
+	return holds, nil
 }
 
 func promote(t *testing.T, server *local.Postgres) {
@@ -110,7 +129,7 @@ func TestAdopt(t *testing.T) {
 	refused("promoted, by no view", on(0, one))
 	refused("promoted, by a new view", on(2, one))
 
-	if s, err := shard.Adopt(t.Context(), one.DSN(), "", "another cluster", "s1", r.Known, r.decide); !errors.Is(err, shard.ErrOtherShard) {
+	if s, _, err := shard.Adopt(t.Context(), one.DSN(), "", "another cluster", "s1", r.Known, r.decide, r.holds); !errors.Is(err, shard.ErrOtherShard) {
 		t.Errorf("in another cluster: %+v, %v", s, err)
 	}
 	r.crash = true
@@ -122,13 +141,30 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("the other one, on timeline 2 as well: %v", err)
 	}
 	refused("the other one", on(2, other))
-	for range 2 {
+	// What it takes for its own and is not, it lost the news of. Of a newer epoch than the registry's nobody asks.
+	lost := ledger.UserID("bob")
+	for placement.SlotOf(lost) < 3 || placement.SlotOf(lost) == placement.SlotOf("alice") {
+		lost += "b"
+	}
+	(&book{t: t, dsn: one.DSN()}).alter(`update saldo.slots set epoch = 4 where slot in (1, 2)`,
+		`update saldo.slots set state = 'moved' where slot = 0`)
+	r.elsewhere = placement.NewSlotSet(0, placement.SlotOf(lost))
+	r.anew = map[ledger.Slot]ledger.Epoch{1: 3, 2: 5}
+	for _, want := range [][]placement.Hold{{{Slot: 2, Epoch: 4}, {Slot: placement.SlotOf(lost), Epoch: 1}}, nil} {
 		s, err := r.adopt(t, one)
 		if err != nil || s.Adopted != 2 || len(s.Forks) != 1 || s.Forks[0].Timeline != 1 {
 			t.Fatalf("again, without a crash: %+v, %v", s, err)
 		}
+		if !slices.Equal(r.fenced, want) {
+			t.Errorf("fenced: %v, not %v", r.fenced, want)
+		}
 	}
 	refused("adopted, by an old view", on(1, one))
+	var ownership *placement.OwnershipError
+	old := placement.Hold{Slot: placement.SlotOf(lost), Epoch: 1}
+	if _, err := on(2, one).Submit(t.Context(), add(lost, "never", 1), old); !errors.As(err, &ownership) {
+		t.Errorf("a slot that has moved away, to a router with an old map: %v", err)
+	}
 	if result := on(2, one).must(add("alice", "t", 1)); result.Balance != 101 {
 		t.Errorf("adopted: %+v", result)
 	}

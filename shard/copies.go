@@ -26,6 +26,21 @@ func (s *Shard) Uncleaned(ctx context.Context) (placement.SlotSet, error) {
 	return slots, nil
 }
 
+const copiesStatement = `select distinct move_id from slots where not clean order by move_id`
+
+// Copies returns the moves whose copies those are.
+func (s *Shard) Copies(ctx context.Context) ([]placement.MoveID, error) {
+	rows, err := s.pool.Query(ctx, copiesStatement)
+	if err != nil {
+		return nil, fmt.Errorf("look for copies: %w", s.readError(err))
+	}
+	moves, err := pgx.CollectRows(rows, pgx.RowTo[placement.MoveID])
+	if err != nil {
+		return nil, fmt.Errorf("look for copies: %w", s.readError(err))
+	}
+	return moves, nil
+}
+
 const fencedStatement = `
 select distinct move_id
 from slots

@@ -66,7 +66,7 @@ func TestGrants(t *testing.T) {
 			`update accounts set slot = 1`, `update accounts set user_id = 'x'`, `update accounts set currency = 'EUR'`,
 			`update sagas set amount = 1`, `update sagas set payee = 'x'`, `update sagas set initiator = 'x'`, `update sagas set trace = 'x'`,
 			`insert into moved (move_id, currency, amount) values ('m', 'USD', 1)`, `update moved set amount = 0`, `delete from moved`,
-			`delete from moves`, `delete from move_sums`, `update moves set final = true`,
+			`delete from moves`, `delete from move_sums`, `update moves set final = 1`,
 			// ownership
 			`insert into slots (slot, state, epoch) values (1, 'owned', 1) on conflict do nothing`, `update slots set state = 'owned'`,
 			`update slots set epoch = 9`, `insert into shard_meta (cluster, shard, slots, hash, timeline) values ('x', 'y', 1, 'h', 1)`,
@@ -113,6 +113,7 @@ func TestGrants(t *testing.T) {
 	do(t, mover, `create temporary table x (a int)`)
 	do(t, mover, `select summarize_tx()`)
 	do(t, mover, `select pg_control_system()`)
+	do(t, mover, `select pg_logical_emit_message(true, 'saldo', '')`)
 }
 
 // The tables refuse what no correct program writes.

@@ -21,12 +21,12 @@ import (
 // A change of slots (move_slots.go) takes the advisory lock exclusively: it waits for every transaction that has checked its
 // slots, at most 100 ms, in which others queue behind it. Then it reads the slots, a pure function says for each what it
 // becomes or why it must not, and all are written in the same transaction, with what belongs to it: what is booked against
-// @moved, and the pending sagas, which are written anew so that they stand in the queue behind the moment in which they
-// became visible.
+// @moved, and the pending sagas (the oldest, if there are very many), which are written anew so that they stand in the queue
+// behind the moment in which they became visible.
 //
 // A write of rows (move_copy.go, move_clean.go) takes the lock shared, like a batch, and then asks guard_move whether the
 // slots are what it needs, under this move and token. It is never held while another server is waited for: rows come into
-// temporary tables first, in a transaction that locks nothing.
+// temporary tables first, in no transaction. Nor while a copy that was deleted is read over to find what is left of it.
 //
 // # The exact delta
 //
@@ -34,7 +34,11 @@ import (
 // did not see is what was committed since, in whatever order. A pass reads that in one REPEATABLE READ transaction, whose
 // own snapshot is saved at the target together with the last of its rows; the first copy reads chunk by chunk with fresh
 // snapshots, which is enough since its saved snapshot is older than all of them. The visibility function uses no index, so
-// each query also says "tx >= the snapshot's xmin", for which there is one.
+// each query names the transactions itself: those that had not begun, and the few that had not ended.
+//
+// That holds as long as the source gives out no transaction number again. After a crash it knows only of those that are in
+// its log on disk, so a snapshot is stored only after a commit of the mover's own has brought the log there. With a source
+// that is another server, has another timeline, or is behind what was read of it before, the copy does not go on.
 //
 //	users, operations, entries   rows that the snapshot did not see. Inserted if absent; one that is there must be the same
 //	accounts                     those with such an entry. The larger version wins
@@ -46,9 +50,17 @@ import (
 // # What is compared
 //
 // What is inserted and is there already must be the same. After each pass every account that it touched must be what its
-// newest entry says, at the target, and its entries must join those that were there. Before the fence all history is
-// compared slot by slot by sums of hashes, as of the latest pass, and accounts, users and sagas with it (move_verify.go). So
-// nothing that is done inside the fence grows with history.
+// newest entry says, at the target, and its entries must join those that were there; and what all accounts of each slot come
+// to must be what it was at the source, whatever the pass has read. Before the fence all history is compared slot by slot by
+// sums of hashes, as of the latest pass, and accounts, users and sagas with it (move_verify.go). So nothing that is done
+// inside the fence grows with history; it does with the number of the slots' accounts.
+//
+// # What a failover loses
+//
+// A promoted standby may know less than was decided. A target is activated only by the pass that was made under the fence
+// and stored on the timeline that it is on: else ErrNotFinal, and it is copied to again. A copy is deleted only while the
+// other shard knows of its epoch, and a shard that takes itself for the owner at an older one is not called clean. What a
+// source takes for its own in vain is fenced when it is adopted (adopt.go).
 
 // PairConfig says which slots move from where to where, and for which mover.
 type PairConfig struct {

@@ -22,6 +22,7 @@ import (
 type copied struct {
 	server
 	snapshot string
+	lsn      string
 	stage    int      // index into movedTables
 	after    []string // slot and key
 	half     bool
@@ -36,7 +37,7 @@ type server struct {
 }
 
 const progressStatement = `
-select system, timeline, snapshot::text, stage, after, half, passes, verified, rows, expected, last_pass
+select system, timeline, snapshot::text, lsn::text, stage, after, half, passes, verified, rows, expected, last_pass
 from moves
 where move_id = $1`
 
@@ -47,8 +48,8 @@ func (p *Pair) progress(ctx context.Context) (*copied, error) {
 		return nil, err
 	}
 	c := new(copied)
-	err = conn.QueryRow(ctx, progressStatement, p.config.MoveID).Scan(&c.system, &c.timeline, &c.snapshot, &c.stage, &c.after,
-		&c.half, &c.Passes, &c.verified, &c.Rows, &c.Expected, &c.LastPass)
+	err = conn.QueryRow(ctx, progressStatement, p.config.MoveID).Scan(&c.system, &c.timeline, &c.snapshot, &c.lsn, &c.stage,
+		&c.after, &c.half, &c.Passes, &c.verified, &c.Rows, &c.Expected, &c.LastPass)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, nil
@@ -67,8 +68,7 @@ func (p *Pair) Progress(ctx context.Context) (rebalance.Progress, error) {
 	return c.Progress, nil
 }
 
-const serverStatement = `
-select (pg_control_system()).system_identifier, ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int`
+const serverStatement = `select (pg_control_system()).system_identifier, ` + runningTimeline
 
 // The statistics are of all rows of the shard, those of the slots are taken to be their share of them.
 const expectedStatement = `
@@ -78,8 +78,8 @@ from pg_class c
 where c.oid = any(array['users', 'accounts', 'operations', 'entries', 'sagas']::regclass[])`
 
 const beginMoveStatement = `
-insert into moves (move_id, source, system, timeline, snapshot, expected)
-values ($1, $2, $3, $4, $5::pg_snapshot, $6)
+insert into moves (move_id, source, system, timeline, snapshot, lsn, expected)
+values ($1, $2, $3, $4, $5::text::pg_snapshot, $6::text::pg_lsn, $7)
 on conflict do nothing`
 
 // begin saves a snapshot of the source: what it did not see is found by the passes, whatever the first copy sees.
@@ -100,10 +100,31 @@ func (p *Pair) begin(ctx context.Context) error {
 	if err := conn.SendBatch(ctx, &read).Close(); err != nil {
 		return p.reader.failed("take a snapshot", err)
 	}
+	lsn, err := p.harden(ctx)
+	if err != nil {
+		return err
+	}
 	return p.write(ctx, "begin a copy", func(write *pgx.Batch) error {
-		write.Queue(beginMoveStatement, p.config.MoveID, p.config.Source.ID, source.system, source.timeline, snapshot, expected)
+		write.Queue(beginMoveStatement, p.config.MoveID, p.config.Source.ID, source.system, source.timeline, snapshot, lsn,
+			expected)
 		return nil
 	})
+}
+
+const hardenStatement = `select pg_logical_emit_message(true, 'saldo', '')::text`
+
+// harden makes the source remember, by a commit, all transactions that have begun there, and returns how far its log is
+// durable at least. A snapshot may be stored only after that: of a transaction that came to nothing a server that crashes
+// may know nothing afterwards, and gives its number out again, to one that the snapshot would take for ended.
+func (p *Pair) harden(ctx context.Context) (lsn string, err error) {
+	conn, err := p.source.get(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := conn.QueryRow(ctx, hardenStatement).Scan(&lsn); err != nil {
+		return "", p.source.failed("make its log durable", err)
+	}
+	return lsn, nil
 }
 
 const guardMoveStatement = `select guard_move($1, $2, $3::smallint[], $4, $5, $6)`
@@ -140,8 +161,12 @@ func (p *Pair) write(ctx context.Context, doing string, trips ...func(write *pgx
 	return nil
 }
 
+const rememberedStatement = `
+select pg_snapshot_xmax(pg_current_snapshot()) >= pg_snapshot_xmax($1::text::pg_snapshot)
+       and pg_current_wal_insert_lsn() >= $2::text::pg_lsn`
+
 // mustBeSame asks the source who it is: the copy goes on only with the server that it began with. Another one's
-// transactions have other numbers, or it has lost some of them.
+// transactions have other numbers, or it has lost some of them; so has the same one if it was restored to an earlier state.
 func (p *Pair) mustBeSame(read *pgx.Batch, c *copied) {
 	read.Queue(guardStatement, p.config.Source.Cluster, string(p.config.Source.ID), []int16{}, []int64{})
 	read.Queue(serverStatement).QueryRow(func(row pgx.Row) error {
@@ -152,6 +177,16 @@ func (p *Pair) mustBeSame(read *pgx.Batch, c *copied) {
 		if is != c.server {
 			return fmt.Errorf("%w: that was system %d on timeline %d, this is system %d on timeline %d",
 				rebalance.ErrStale, c.system, c.timeline, is.system, is.timeline)
+		}
+		return nil
+	})
+	read.Queue(rememberedStatement, c.snapshot, c.lsn).QueryRow(func(row pgx.Row) error {
+		var remembered bool
+		if err := row.Scan(&remembered); err != nil {
+			return err
+		}
+		if !remembered {
+			return fmt.Errorf("%w: it is in a state from before it was last read, at %s", rebalance.ErrStale, c.lsn)
 		}
 		return nil
 	})
@@ -274,27 +309,17 @@ func (p *Pair) lastStaged(ctx context.Context, t *movedTable) (key []string, err
 	return key, nil
 }
 
-// stage fills the staging tables, in a transaction of its own that locks nothing, so that it may wait for the source.
+// stage fills the staging tables, in no transaction, since it waits for the source. They are the session's: what was left
+// of another time goes first.
 func (p *Pair) stage(ctx context.Context, fill func() error) error {
 	conn, err := p.target.get(ctx)
 	if err != nil {
 		return err
 	}
-	defer p.target.rollback() // of what was not committed
-	var begin pgx.Batch
-	begin.Queue("begin")
-	begin.Queue("set local idle_in_transaction_session_timeout = '1min'")
-	begin.Queue(emptyStagingStatement)
-	if err := conn.SendBatch(ctx, &begin).Close(); err != nil {
+	if _, err := conn.Exec(ctx, emptyStagingStatement); err != nil {
 		return p.target.failed("empty the staging tables", err)
 	}
-	if err := fill(); err != nil {
-		return err
-	}
-	if _, err := conn.Exec(ctx, "commit"); err != nil {
-		return p.target.failed("fill the staging tables", err)
-	}
-	return nil
+	return fill()
 }
 
 // stream copies what a query of the source returns into a staging table.
@@ -439,23 +464,30 @@ func (p *Pair) Final(ctx context.Context) (int, error) {
 	return p.pass(ctx, true)
 }
 
-var errNotCopied = errors.New("what was there has not been copied yet")
+var (
+	errNotCopied = errors.New("what was there has not been copied yet")
+	errNotNext   = errors.New("another pass was made meanwhile")
+)
 
 const pendingAtTargetStatement = `
 select slot, tx_id, initiator
 from sagas
 where state = 1 and slot = any($1::smallint[])`
 
+// What was asleep since before another pass must not take that one back. And what is final is so on this timeline: a
+// standby that is promoted may have the last pass of an earlier fence, but not that of the latest one.
 const passedStatement = `
 update moves
-set snapshot = $2::text::pg_snapshot, half = false, final = $3, rows = rows + $4, passes = passes + 1, last_pass = $4
-where move_id = $1`
+set snapshot = $3::text::pg_snapshot, lsn = $4::text::pg_lsn, half = false,
+    final = case when $5::boolean then ` + runningTimeline + ` else 0 end,
+    rows = rows + $6, passes = passes + 1, last_pass = $6
+where move_id = $1 and snapshot::text = $2`
 
 // From here on the target has rows that the saved snapshot did not see.
 const halfPassedStatement = `
 update moves
-set half = true, final = false
-where move_id = $1`
+set half = true, final = 0
+where move_id = $1 and snapshot::text = $2`
 
 // The entries of a pass join those that were there, the latest is the account's, and the account is what it says.
 const unjoinedStatement = `
@@ -522,22 +554,86 @@ func (p *Pair) pass(ctx context.Context, final bool) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	atSource, err := p.reader.holdings(ctx, p.slots)
+	if err != nil {
+		return 0, err
+	}
 	p.reader.rollback() // it has done its duty: vacuum need not wait for the target
+	lsn, err := p.harden(ctx)
+	if err != nil {
+		return 0, err
+	}
 	total := 0
 	for _, n := range staged {
 		total += n
 	}
-	last, err := p.storeAllButLast(ctx, staged)
+	last, err := p.storeAllButLast(ctx, c, staged)
 	if err != nil {
 		return 0, err
 	}
 	return total, p.store(ctx, "store a pass", last, func(write *pgx.Batch) error {
 		mustNotFind(write.Queue(unjoinedStatement), "an account is not what its entries say")
+		write.Queue(holdingsStatement, p.slots).Query(func(rows pgx.Rows) error {
+			atTarget, err := scanHoldings(rows)
+			if err != nil {
+				return err
+			}
+			return sameHoldings(p.slots, atSource, atTarget)
+		})
 		return nil
 	}, func(write *pgx.Batch) error {
-		write.Queue(passedStatement, p.config.MoveID, snapshot, final, total)
+		write.Queue(passedStatement, p.config.MoveID, c.snapshot, snapshot, lsn, final, total).Exec(exactly(1, errNotNext))
 		return nil
 	})
+}
+
+// What the accounts of each slot come to.
+const holdingsStatement = `
+select slot, count(*), sum(version)::text, sum(balance)::text
+from accounts
+where slot = any($1::smallint[]) and version > 0
+group by slot`
+
+type holdings struct {
+	accounts int64
+	versions string
+	balances string
+}
+
+// holdings reads what the slots' accounts come to. A pass that missed an entry, for whatever reason, is found by that: it
+// asks nothing of transaction numbers, and grows with accounts, not with history.
+func (m *moverConn) holdings(ctx context.Context, slots []int16) (map[int16]holdings, error) {
+	rows, err := m.conn.Query(ctx, holdingsStatement, slots)
+	if err == nil {
+		var held map[int16]holdings
+		if held, err = scanHoldings(rows); err == nil {
+			return held, nil
+		}
+	}
+	return nil, m.failed("sum up accounts", err)
+}
+
+func scanHoldings(rows pgx.Rows) (map[int16]holdings, error) {
+	var (
+		slot int16
+		h    holdings
+		held = make(map[int16]holdings)
+	)
+	_, err := pgx.ForEachRow(rows, []any{&slot, &h.accounts, &h.versions, &h.balances}, func() error {
+		held[slot] = h
+		return nil
+	})
+	return held, err
+}
+
+func sameHoldings(slots []int16, source, target map[int16]holdings) error {
+	for _, slot := range slots {
+		if s, t := source[slot], target[slot]; s != t {
+			return fmt.Errorf("%w: slot %d: the source has %d accounts with %s entries and %s in all, the target %d with %s and %s",
+				rebalance.ErrMismatch, slot, s.accounts, s.versions, s.balances, t.accounts, t.versions, t.balances)
+		}
+	}
+	return nil
 }
 
 // pendingAtTarget returns the sagas that may have ended at the source since they were copied.
@@ -587,14 +683,16 @@ func (p *Pair) beginPass(ctx context.Context, c *copied, final bool) (snapshot s
 	return snapshot, nil
 }
 
+// mustBeFenced also takes what was left behind, as long as none of it was deleted: a target that has lost the last pass in
+// a failover gets it again from there.
 func (p *Pair) mustBeFenced(row slotRow) error {
 	switch {
 	case row.move == p.config.MoveID && row.token != p.config.Token:
 		return fmt.Errorf("slot %d: %w: its token is %d, not %d", row.slot, rebalance.ErrTokenLost, row.token, p.config.Token)
-	case row.move != p.config.MoveID || row.state != slotFenced:
-		return row.refuse(row.epoch)
+	case row.move == p.config.MoveID && (row.state == slotFenced || row.state == slotMoved && !row.clean):
+		return nil
 	}
-	return nil
+	return row.refuse(row.epoch)
 }
 
 // pendingAtOnce bounds how many sagas one query looks up.
@@ -602,12 +700,9 @@ const pendingAtOnce = 5000
 
 // deltas are the queries for what a snapshot of the source did not see of a table.
 func (p *Pair) deltas(t *movedTable, snapshot string, pending []sagaKey) (queries []string, err error) {
-	unseen := func(column string) string {
-		return fmt.Sprintf("not pg_visible_in_snapshot(%s::text::xid8, '%s'::pg_snapshot)", column, snapshot)
-	}
+	unseen := func(column string) string { return unseenBy(snapshot, column) }
 	// The index on tx is the one to use, so the condition on the slot is put such that no other can be.
-	fresh := fmt.Sprintf("tx >= pg_snapshot_xmin('%s'::pg_snapshot)::text::bigint and %s and (slot = any(%s)) is true",
-		snapshot, unseen("tx"), slotsLiteral(p.config.Slots))
+	fresh := fmt.Sprintf("%s and (slot = any(%s)) is true", unseen("tx"), slotsLiteral(p.config.Slots))
 	switch t.name {
 	case "accounts":
 		return []string{fmt.Sprintf(`
@@ -649,6 +744,16 @@ func (p *Pair) deltas(t *movedTable, snapshot string, pending []sagaKey) (querie
 	return []string{fmt.Sprintf("select %s from %s where %s", t.columns, t.name, fresh)}, nil
 }
 
+// unseenBy is the condition on a transaction that a snapshot does not see it: it had not begun, or not ended. Unlike the
+// function for that, and unlike all since the oldest that had not ended, it is one for an index.
+func unseenBy(snapshot, column string) string {
+	fields := strings.Split(snapshot, ":") // xmin:xmax:xip,xip,…
+	if fields[2] == "" {
+		return fmt.Sprintf("%s >= %s", column, fields[1])
+	}
+	return fmt.Sprintf("(%s >= %s or %s = any('{%s}'::bigint[]))", column, fields[1], column, fields[2])
+}
+
 // quote makes a literal of a text, for COPY, which takes no parameters.
 func (p *Pair) quote(text string) (string, error) {
 	escaped, err := p.reader.conn.PgConn().EscapeString(text)
@@ -662,7 +767,11 @@ const pagesStatement = `select pg_relation_size($1::text::regclass) / current_se
 
 // storeAllButLast stores what waits, if it is too much for one transaction, and returns the parts that are left for the one
 // that ends the pass. It may be cut off anywhere: the pass is made again then, and finds rows that are there already.
-func (p *Pair) storeAllButLast(ctx context.Context, staged []int) (left []part, err error) {
+func (p *Pair) storeAllButLast(ctx context.Context, c *copied, staged []int) (left []part, err error) {
+	halfPassed := func(write *pgx.Batch) error {
+		write.Queue(halfPassedStatement, p.config.MoveID, c.snapshot).Exec(exactly(1, errNotNext))
+		return nil
+	}
 	rows := 0
 	for i, table := range movedTables {
 		n := staged[i]
@@ -680,7 +789,7 @@ func (p *Pair) storeAllButLast(ctx context.Context, staged []int) (left []part, 
 		step := max(1, pages*partRows/int64(n))
 		for from := int64(0); from < pages; from += step {
 			if len(left) > 0 {
-				if err := p.store(ctx, "store some of a pass", left, nil, p.halfPassed); err != nil {
+				if err := p.store(ctx, "store some of a pass", left, nil, halfPassed); err != nil {
 					return nil, err
 				}
 			}
@@ -688,9 +797,4 @@ func (p *Pair) storeAllButLast(ctx context.Context, staged []int) (left []part, 
 		}
 	}
 	return left, nil
-}
-
-func (p *Pair) halfPassed(write *pgx.Batch) error {
-	write.Queue(halfPassedStatement, p.config.MoveID)
-	return nil
 }

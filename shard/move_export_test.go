@@ -11,6 +11,9 @@ import (
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
 
+// UnseenBy is the condition by which a pass finds rows.
+var UnseenBy = unseenBy
+
 // Plans are the plans of the queries by which a move reads its source, each in the session that it is made in.
 func (p *Pair) Plans(t testing.TB) map[string]string {
 	t.Helper()

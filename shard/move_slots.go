@@ -114,9 +114,9 @@ func (p *Pair) unfence(row slotRow, held ledger.Epoch) (slotRow, error) {
 
 func (p *Pair) activate(row slotRow, held ledger.Epoch) (slotRow, error) {
 	switch {
-	case row.state == slotIncoming && row.move == p.config.MoveID && row.epoch < held:
+	case row.state == slotIncoming && row.move == p.config.MoveID && row.epoch <= held: // = if a failover lost the mark
 		return slotRow{slot: row.slot, state: slotOwned, epoch: held, clean: true}, nil
-	case row.epoch >= held: // done; it may have moved on since
+	case row.epoch >= held && row.move != p.config.MoveID: // done; it may have moved on since
 		return row, nil
 	}
 	return row, row.refuse(held)
@@ -131,7 +131,7 @@ func (p *Pair) tombstone(row slotRow, held ledger.Epoch) (slotRow, error) {
 		}
 		return slotRow{slot: row.slot, state: slotMoved, epoch: held, move: p.config.MoveID, token: max(row.token, p.config.Token),
 			movedTo: p.config.Target.ID}, nil
-	case row.epoch >= held:
+	case row.state == slotMoved && row.epoch == held, row.epoch > held: // it may have come back since
 		return row, nil
 	}
 	return row, row.refuse(held)
@@ -141,7 +141,8 @@ func (p *Pair) restore(row slotRow, held ledger.Epoch) (slotRow, error) {
 	switch {
 	case p.mayTell(row, held), row.state == slotOwned && row.move == p.config.MoveID:
 		return slotRow{slot: row.slot, state: slotOwned, epoch: max(row.epoch, held), clean: true}, nil
-	case row.epoch >= held:
+	case row.state == slotOwned && row.epoch == held, row.state == slotFenced && row.epoch == held && !p.may(row),
+		row.epoch > held && row.move != p.config.MoveID: // done; it may have moved on since
 		return row, nil
 	}
 	return row, row.refuse(held)
@@ -149,9 +150,11 @@ func (p *Pair) restore(row slotRow, held ledger.Epoch) (slotRow, error) {
 
 // mayTell: the source has the slot under this move, or has lost that, at an older epoch.
 func (p *Pair) mayTell(row slotRow, held ledger.Epoch) bool {
-	return (row.state == slotOwned || row.state == slotFenced) && row.epoch < held &&
-		(row.move == p.config.MoveID || row.move == "")
+	return (row.state == slotOwned || row.state == slotFenced) && row.epoch < held && p.may(row)
 }
+
+// may: no other move has the slot. One that Adopt has fenced may be under none.
+func (p *Pair) may(row slotRow) bool { return row.move == p.config.MoveID || row.move == "" }
 
 // discard leaves the new epoch also where no mark has come, so that one that is late is refused.
 func (p *Pair) discard(row slotRow, held ledger.Epoch) (slotRow, error) {
@@ -160,9 +163,9 @@ func (p *Pair) discard(row slotRow, held ledger.Epoch) (slotRow, error) {
 		row.state, row.epoch, row.movedTo = slotMoved, max(row.epoch, held), p.config.Source.ID
 	case row.state == "":
 		row = slotRow{slot: row.slot, state: slotMoved, epoch: held, movedTo: p.config.Source.ID, clean: true}
-	case row.epoch >= held:
-	case row.state == slotMoved:
+	case row.state == slotMoved && row.epoch < held:
 		row.epoch, row.movedTo = held, p.config.Source.ID
+	case row.state == slotMoved && row.epoch == held, row.epoch > held: // it may have come again since
 	default:
 		return row, row.refuse(held)
 	}
@@ -216,14 +219,23 @@ func (p *Pair) Fence(ctx context.Context, holds []placement.Hold) error {
 	return p.source.change(ctx, "fence slots", holds, p.fence, nil)
 }
 
-// A runner may have passed these by while they were hidden: they queue up behind the moment in which they can be seen.
+// A runner may have passed these by while they were hidden: they queue up behind the moment in which they can be seen. All
+// writers wait meanwhile, so of very many only the oldest are written: the others the runner finds when it sweeps through
+// the whole queue the next time.
 const requeueSagasStatement = `
 update sagas
 set tx = pg_current_xact_id()::text::bigint
-where state = 1 and slot = any($1::smallint[])`
+where ctid = any(array(
+    select ctid
+    from sagas
+    where state = 1 and slot = any($1::smallint[])
+    order by tx
+    limit $2))`
+
+const requeueAtOnce = 2000
 
 func (p *Pair) requeue(write *pgx.Batch, changed []int16) {
-	write.Queue(requeueSagasStatement, changed)
+	write.Queue(requeueSagasStatement, changed, requeueAtOnce)
 }
 
 // Unfence takes Fence back.
@@ -234,9 +246,7 @@ func (p *Pair) Unfence(ctx context.Context, holds []placement.Hold) error {
 const activateMoveStatement = `
 update moves
 set activated_at = clock_timestamp()
-where move_id = $1 and final`
-
-var errNotFinal = errors.New("the last pass was not made under the fence: the target does not have all rows")
+where move_id = $1 and final = ` + runningTimeline
 
 const bookIncomingStatement = `
 with sums as (
@@ -253,7 +263,7 @@ having sum(amount) <> 0`
 // Activate makes the target own the slots, and books what came against @moved.
 func (p *Pair) Activate(ctx context.Context, holds []placement.Hold) error {
 	return p.target.change(ctx, "activate slots", holds, p.activate, func(write *pgx.Batch, changed []int16) {
-		write.Queue(activateMoveStatement, p.config.MoveID).Exec(exactly(1, errNotFinal))
+		write.Queue(activateMoveStatement, p.config.MoveID).Exec(exactly(1, rebalance.ErrNotFinal))
 		write.Queue(bookIncomingStatement, p.config.MoveID, p.config.Source.ID)
 		p.requeue(write, changed)
 	})

@@ -178,45 +178,24 @@ where s.ctid >= $1::tid and s.ctid < $2::tid and row(%s) is distinct from row(%s
 limit 1`, t.keyOf("s"), t.staging(), t.name, strings.Join(same, " and "), t.of("s"), t.of("r"))
 }
 
-// These delete rows of the copies of slots ($1), so many ($2) at most, slot by slot, and return the last of the slots. The
-// ctid of a row that nobody changes stays.
+// These delete rows of the copies of slots ($1), by the places ($2) where they were seen.
 
 const deleteUsersStatement = `
-with gone as (
-    delete from users
-    where ctid = any(array(select ctid from users where slot = any($1::smallint[]) order by slot limit $2))
-    returning slot
-)
-select count(*), coalesce(max(slot), 0) from gone`
+delete from users
+where ctid = any($2::text[]::tid[]) and slot = any($1::smallint[])`
 
 const deleteAccountsStatement = `
-with gone as (
-    delete from accounts
-    where ctid = any(array(select ctid from accounts where slot = any($1::smallint[]) order by slot limit $2))
-    returning slot
-)
-select count(*), coalesce(max(slot), 0) from gone`
+delete from accounts
+where ctid = any($2::text[]::tid[]) and slot = any($1::smallint[])`
 
 const deleteOperationsStatement = `
-with gone as (
-    delete from operations
-    where ctid = any(array(select ctid from operations where slot = any($1::smallint[]) order by slot limit $2))
-    returning slot
-)
-select count(*), coalesce(max(slot), 0) from gone`
+delete from operations
+where ctid = any($2::text[]::tid[]) and slot = any($1::smallint[])`
 
 const deleteEntriesStatement = `
-with gone as (
-    delete from entries
-    where ctid = any(array(select ctid from entries where slot = any($1::smallint[]) order by slot limit $2))
-    returning slot
-)
-select count(*), coalesce(max(slot), 0) from gone`
+delete from entries
+where ctid = any($2::text[]::tid[]) and slot = any($1::smallint[])`
 
 const deleteSagasStatement = `
-with gone as (
-    delete from sagas
-    where ctid = any(array(select ctid from sagas where slot = any($1::smallint[]) order by slot limit $2))
-    returning slot
-)
-select count(*), coalesce(max(slot), 0) from gone`
+delete from sagas
+where ctid = any($2::text[]::tid[]) and slot = any($1::smallint[])`

@@ -620,6 +620,9 @@ func TestMoveAborts(t *testing.T) {
 func TestMoverSleeps(t *testing.T) {
 	t.Parallel()
 	for n, s := range before {
+		if strings.HasSuffix(s.name, "again") {
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			w := openTwo(t)
@@ -649,8 +652,8 @@ func TestMoverSleepsInATransaction(t *testing.T) {
 		name  string
 		meant func(begins int, r request) bool // the request that is not sent before the mover wakes
 	}{
-		{"before it took the lock", func(begins int, r request) bool { return r.begin && begins == 2 }},
-		{"before its commit", func(begins int, r request) bool { return r.commit && begins == 2 }},
+		{"before it took the lock", func(begins int, r request) bool { return r.begin && begins == 1 }},
+		{"before its commit", func(begins int, r request) bool { return r.commit && begins == 1 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -665,7 +668,7 @@ func TestMoverSleepsInATransaction(t *testing.T) {
 			asleep, begins := make(chan struct{}), 0
 			p.onRequest(func(r request) fault {
 				if r.begin {
-					begins++ // first it fills the staging tables
+					begins++
 				}
 				if c.meant(begins, r) {
 					close(asleep)
@@ -780,6 +783,8 @@ func TestMismatch(t *testing.T) {
 		{"operation changed", `update saldo.operations set description = 'x' where initiator = 'u0' and tx_id = 't'`, "t u0 1 is different", false},
 		{"operation gone", `delete from saldo.operations where initiator = 'u0' and tx_id = 't'`, "t u0 1 is not at the target", false},
 		{"balance changed", `update saldo.accounts set balance = balance + 1 where user_id = 'u0'`, "u0 USD is different", false},
+		{"balance of another changed", `update saldo.accounts set balance = balance + 1 where user_id = 'u0x'`, "u0x USD is different", true},
+		{"account of another gone", `delete from saldo.accounts where user_id = 'u0x'`, "u0x USD is not at the target", true},
 		{"version ahead", `update saldo.accounts set version = 99 where user_id = 'u0'`, "u0 USD is different", true},
 		{"account gone", `delete from saldo.accounts where user_id = 'u0'`, "u0 USD is not at the target", false},
 		{"user changed", `update saldo.users set email = 'x' where id = 'u0'`, "u0 is different", false},
@@ -796,7 +801,9 @@ func TestMismatch(t *testing.T) {
 			if _, err := b.Submit(t.Context(), debit("u0", "saga", "far", 1), b.hold("u0")); err != nil {
 				t.Fatal(err)
 			}
-			m := w.move("m", "s1", "s2", placement.NewSlotSet(placement.SlotOf("u0")), 1)
+			w.user("u0x") // whom no pass touches
+			w.must(add("u0x", "fund", 100))
+			m := w.move("m", "s1", "s2", placement.NewSlotSet(placement.SlotOf("u0"), placement.SlotOf("u0x")), 1)
 			m.run(before[0], before[2], before[3])
 			w.books["s2"].alter(`alter table saldo.entries disable trigger guarded`, `alter table saldo.operations disable trigger guarded`,
 				`alter table saldo.accounts disable trigger guarded`, `alter table saldo.users disable trigger guarded`,
@@ -834,7 +841,8 @@ func TestMismatchOfWhatIsThere(t *testing.T) {
 // The copy goes on only with the server that it began with.
 func TestSourceIsAnotherServer(t *testing.T) {
 	t.Parallel()
-	for _, change := range []string{`system = system + 1`, `timeline = timeline + 1`} {
+	for _, change := range []string{`system = system + 1`, `timeline = timeline + 1`, `lsn = lsn + 1e12`,
+		`snapshot = '999999999:999999999:'`} {
 		w := openTwo(t)
 		_, slots := w.half(4)
 		m := w.move("m", "s1", "s2", slots, 1)
@@ -1042,13 +1050,13 @@ func TestLargePass(t *testing.T) {
 	p, slow := via(t, s2)
 	m := w.moveVia(slow, "m", "s1", "s2", slots, 1)
 	m.run(before[0], before[2])
-	fill(t, s1, 300, 12_000)
+	fill(t, s1, 300, 6_000)
 	begins := 0
 	p.onRequest(func(r request) fault {
 		if r.begin {
 			begins++
 		}
-		if begins == 4 {
+		if begins == 3 {
 			return cutRequest
 		}
 		return pass
@@ -1061,7 +1069,7 @@ func TestLargePass(t *testing.T) {
 		t.Fatalf("half a pass was made: %s", got)
 	}
 	m.run(before[4]) // makes the pass first
-	if progress, err := m.Progress(t.Context()); err != nil || progress.Passes != 1 || progress.LastPass != 24_600 {
+	if progress, err := m.Progress(t.Context()); err != nil || progress.Passes != 1 || progress.LastPass != 12_600 {
 		t.Errorf("%+v, %v", progress, err)
 	}
 	if a, b := w.books["s1"].content(slots), w.books["s2"].content(slots); a != b {

@@ -53,6 +53,9 @@
 //   - AdvanceMove and SwitchMove compare the leader's key (Leadership) and the record's ModRevision; AbortMove and PauseMove
 //     the record's ModRevision alone. Any two of them exclude each other. What is written is the record as stored, with a
 //     change, so a caller cannot alter a journey. A leader whose key has gone changes nothing, however late its Txn comes.
+//   - AdvanceMove and SwitchMove also compare that the records of the move's two shards are no newer than the view by which
+//     the mover has connected to them. Adopt writes such a record before the new primary accepts anything; so nothing is
+//     written by what a deposed primary has said, and a switch that was refused for that cannot come through later.
 //   - SwitchMove and AbortMove decide: with the record they write who owns its slots, and raise the epoch of each by one,
 //     which voids every process that still holds the old one. They compare the ModRevision of each chunk that they write. If
 //     only that has moved on, another move has been decided in the same chunk: they read and decide again. Exactly one of

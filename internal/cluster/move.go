@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,8 +15,13 @@ import (
 	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
-// ErrNotLeading: the leadership that was to decide has ended. Nothing was written.
-var ErrNotLeading = errors.New("this process no longer leads")
+var (
+	// ErrNotLeading: the leadership that was to decide has ended. Nothing was written.
+	ErrNotLeading = errors.New("this process no longer leads")
+	// ErrShardChanged: a shard of the move has another record than the one by which it was reached; it may have another
+	// primary. Nothing was written.
+	ErrShardChanged = errors.New("the record of a shard of the move has changed since its connections were opened")
+)
 
 // steps are the phases that a leader may write after each, the deciding ones apart.
 var steps = map[placement.Phase][]placement.Phase{
@@ -37,7 +43,7 @@ func known(phase placement.Phase) bool {
 	return ok
 }
 
-// underWay tells whether a move in this phase occupies its shards. One that is only to be cleaned does not.
+// underWay tells whether a move in this phase has its slots to itself. One that is only to be cleaned does not.
 func underWay(phase placement.Phase) bool {
 	return !phase.Ended() && phase != placement.PhaseClean
 }
@@ -52,8 +58,13 @@ func strange(move placement.Move) error {
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 
 // Led decides about moves for as long as a leadership lasts. Each method compares that it does, and the record of the move
-// with the one that the caller has read; what it writes is the record as stored, with a change. After ErrNotLeading and
-// ErrChanged nothing was written; any other error leaves open whether the step was done: the record tells.
+// with the one that the caller has read; what it writes is the record as stored, with a change. seen is the revision of the
+// view by which the caller has reached the move's shards: nothing is written if one of their records is newer. Whoever
+// adopts a new primary writes that record before the primary accepts anything; so nobody decides, or goes on, by what a
+// deposed primary has said or was told.
+//
+// After ErrNotLeading, ErrChanged and ErrShardChanged nothing was written; any other error leaves open whether the step was
+// done: the record tells.
 type Led struct {
 	cluster    *Cluster
 	leadership Leadership
@@ -62,9 +73,22 @@ type Led struct {
 // Led returns what only a leader may do.
 func (c *Cluster) Led(leadership Leadership) *Led { return &Led{cluster: c, leadership: leadership} }
 
-// AdvanceMove writes the next phase of a move, one that does not decide, and FenceMillis, and returns the move as stored. The mover goes back
-// from PhaseFence to PhaseCatchup by it before it lifts the fence: a switch that is still on its way then fails.
-func (l *Led) AdvanceMove(ctx context.Context, move placement.Move, to placement.Phase) (placement.Move, error) {
+// Leads returns ErrNotLeading if the leadership has ended.
+func (l *Led) Leads(ctx context.Context) error {
+	resp, err := l.cluster.client.Txn(ctx).If(l.leadership.leads()).Commit()
+	if err != nil {
+		return fmt.Errorf("ask who leads: %w", err)
+	}
+	if !resp.Succeeded {
+		return ErrNotLeading
+	}
+	return nil
+}
+
+// AdvanceMove writes the next phase of a move, one that does not decide, and FenceMillis, and returns the move as stored.
+// The mover goes back from PhaseFence to PhaseCatchup by it before a fence of which it does not know whether a switch was
+// sent is lifted: a switch that is still on its way then fails.
+func (l *Led) AdvanceMove(ctx context.Context, move placement.Move, to placement.Phase, seen int64) (placement.Move, error) {
 	next, err := l.cluster.changeMove(ctx, move.ID, []clientv3.Cmp{l.leadership.leads()}, func(at standing) (change, error) {
 		switch stored := at.move; {
 		case !at.holds:
@@ -73,14 +97,18 @@ func (l *Led) AdvanceMove(ctx context.Context, move placement.Move, to placement
 			return change{}, changed(stored)
 		case !slices.Contains(steps[stored.Phase], to):
 			return change{}, fmt.Errorf("it is in phase %q, after which %q does not come", stored.Phase, to)
+		case at.newer(seen):
+			return change{}, ErrShardChanged
 		}
-		next := at.move
+		next, written := at.move, now()
 		next.Phase, next.FenceMillis = to, move.FenceMillis
-		if to.Ended() {
-			ended := now()
-			next.EndedAt = &ended
+		switch {
+		case to.Ended():
+			next.EndedAt = &written
+		case to == placement.PhaseClean:
+			next.ToldAt = &written
 		}
-		return change{move: next}, nil
+		return change{move: next, seen: seen}, nil
 	})
 	if err != nil {
 		return placement.Move{}, fmt.Errorf("advance move %s to %s: %w", move.ID, to, err)
@@ -89,8 +117,9 @@ func (l *Led) AdvanceMove(ctx context.Context, move placement.Move, to placement
 }
 
 // SwitchMove gives the slots of a fenced move to its target, each at its next epoch, and returns the move as stored. This is
-// the move's commit point. If the move has been switched already, it says so without an error.
-func (l *Led) SwitchMove(ctx context.Context, move placement.Move) (placement.Move, error) {
+// the move's commit point. If the move has been switched already, it says so without an error. After ErrShardChanged no
+// earlier attempt with the same view can come through any more either.
+func (l *Led) SwitchMove(ctx context.Context, move placement.Move, seen int64) (placement.Move, error) {
 	next, err := l.cluster.changeMove(ctx, move.ID, []clientv3.Cmp{l.leadership.leads()}, func(at standing) (change, error) {
 		switch stored := at.move; {
 		case switched(stored.Phase):
@@ -101,10 +130,12 @@ func (l *Led) SwitchMove(ctx context.Context, move placement.Move) (placement.Mo
 			return change{}, changed(stored)
 		case stored.Phase != placement.PhaseFence:
 			return change{}, fmt.Errorf("it is in phase %q: only a fenced move can be switched", stored.Phase)
+		case at.newer(seen):
+			return change{}, ErrShardChanged
 		}
 		next, decided := at.move, now()
 		next.Phase, next.DecidedAt, next.Paused = placement.PhaseSwitched, &decided, false
-		return change{move: next, owner: next.Target}, nil
+		return change{move: next, owner: next.Target, seen: seen}, nil
 	})
 	if err != nil {
 		return placement.Move{}, fmt.Errorf("switch move %s: %w", move.ID, err)
@@ -233,13 +264,25 @@ func changed(stored placement.Move) error {
 type standing struct {
 	move   placement.Move
 	chunks map[string]record // all of them
+	shards map[string]record // of the move, without their values
 	holds  bool              // the conditions do
+}
+
+// newer tells whether a shard's record is newer than a revision.
+func (s standing) newer(seen int64) bool {
+	for _, shard := range s.shards {
+		if shard.revision > seen {
+			return true
+		}
+	}
+	return false
 }
 
 // change is what is to be written about a move.
 type change struct {
 	move  placement.Move
 	owner ledger.ShardID // of its slots from now on, at their next epochs; "": nothing is written about them
+	seen  int64          // the shards' records must not be newer; 0: they may
 	done  bool           // nothing is to be written: move is stored already
 }
 
@@ -259,17 +302,23 @@ func (c *Cluster) changeMove(
 		if err != nil || change.done {
 			return change.move, err
 		}
+		compares := append([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", at.move.Revision)}, conditions...)
+		if change.seen > 0 {
+			for _, shard := range []ledger.ShardID{at.move.Source, at.move.Target} {
+				compares = append(compares, clientv3.Compare(clientv3.ModRevision(c.keys.shard(shard)), "<", change.seen+1))
+			}
+		}
+		var puts []clientv3.Op
+		if change.owner != "" {
+			if compares, puts, change.move.Epochs, err = c.keys.give(at, change.owner, compares); err != nil {
+				return placement.Move{}, err
+			}
+		}
 		value, err := json.Marshal(change.move)
 		if err != nil {
 			return placement.Move{}, err
 		}
-		compares := append([]clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", at.move.Revision)}, conditions...)
-		puts := []clientv3.Op{clientv3.OpPut(key, string(value))}
-		if change.owner != "" {
-			if compares, puts, err = c.keys.give(at, change.owner, compares, puts); err != nil {
-				return placement.Move{}, err
-			}
-		}
+		puts = append(puts, clientv3.OpPut(key, string(value)))
 		resp, err := c.client.Txn(ctx).If(compares...).Then(puts...).Commit()
 		if err != nil {
 			return placement.Move{}, err
@@ -285,7 +334,8 @@ func (c *Cluster) changeMove(
 
 // standing reads how a move stands. The error is ErrChanged if it has been forgotten.
 func (c *Cluster) standing(ctx context.Context, id placement.MoveID, conditions []clientv3.Cmp) (standing, error) {
-	gets := []clientv3.Op{clientv3.OpGet(c.keys.move(id)), clientv3.OpGet(c.keys.slots(), clientv3.WithPrefix())}
+	gets := []clientv3.Op{clientv3.OpGet(c.keys.move(id)), clientv3.OpGet(c.keys.slots(), clientv3.WithPrefix()),
+		clientv3.OpGet(c.keys.shards(), clientv3.WithPrefix(), clientv3.WithKeysOnly())}
 	resp, err := c.client.Txn(ctx).If(conditions...).Then(gets...).Else(gets...).Commit()
 	if err != nil {
 		return standing{}, err
@@ -294,18 +344,23 @@ func (c *Cluster) standing(ctx context.Context, id placement.MoveID, conditions 
 	if len(kvs) == 0 {
 		return standing{}, fmt.Errorf("%w: there is no such move", ErrChanged)
 	}
-	return standing{
+	at := standing{
 		move:   parseMove(id, record{string(kvs[0].Value), kvs[0].ModRevision}),
 		chunks: records((*clientv3.GetResponse)(resp.Responses[1].GetResponseRange())),
+		shards: records((*clientv3.GetResponse)(resp.Responses[2].GetResponseRange())),
 		holds:  resp.Succeeded,
-	}, nil
+	}
+	maps.DeleteFunc(at.shards, func(key string, _ record) bool {
+		return key != c.keys.shard(at.move.Source) && key != c.keys.shard(at.move.Target)
+	})
+	return at, nil
 }
 
 // give adds what a Txn compares and puts so that owner has the move's slots, each at its next epoch. Until a move is decided
-// its source has them.
+// its source has them. It returns the epochs too.
 func (k keys) give(
-	at standing, owner ledger.ShardID, compares []clientv3.Cmp, puts []clientv3.Op,
-) ([]clientv3.Cmp, []clientv3.Op, error) {
+	at standing, owner ledger.ShardID, compares []clientv3.Cmp,
+) (_ []clientv3.Cmp, puts []clientv3.Op, epochs placement.Epochs, _ error) {
 	owners := make(map[ledger.Slot]placement.Owner)
 	var touched []int
 	for _, slot := range at.move.Slots {
@@ -313,26 +368,27 @@ func (k keys) give(
 		if n := len(touched); n == 0 || touched[n-1] != chunk { // slots ascend
 			touched = append(touched, chunk)
 			if err := parseChunk(fmt.Sprintf("%02x", chunk), at.chunks[k.chunk(chunk)].value, owners); err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 		}
 		before := owners[slot]
 		if before.Shard != at.move.Source {
-			return nil, nil, fmt.Errorf("slot %d is owned by %q, not by the move's source %q",
+			return nil, nil, nil, fmt.Errorf("slot %d is owned by %q, not by the move's source %q",
 				slot, before.Shard, at.move.Source)
 		}
 		owners[slot] = placement.Owner{Shard: owner, Epoch: before.Epoch + 1}
+		epochs = append(epochs, before.Epoch+1)
 	}
 	for _, chunk := range touched {
 		value, err := formatChunk(chunk, owners)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		key := k.chunk(chunk)
 		compares = append(compares, clientv3.Compare(clientv3.ModRevision(key), "=", at.chunks[key].revision))
 		puts = append(puts, clientv3.OpPut(key, value))
 	}
-	return compares, puts, nil
+	return compares, puts, epochs, nil
 }
 
 // parseMove reads a move's record. Of one that it cannot read, the id and the revision are all it tells.
@@ -359,6 +415,9 @@ func (v *View) checkMoves() error {
 		}
 		if !move.Phase.Before() && move.DecidedAt == nil {
 			return fmt.Errorf("move %s: it is in phase %q and was never decided", move.ID, move.Phase)
+		}
+		if err := move.CheckEpochs(); err != nil {
+			return fmt.Errorf("move %s: %w", move.ID, err)
 		}
 		if !underWay(move.Phase) {
 			continue // its slots may have moved on

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,9 @@ var phases = []placement.Phase{
 	placement.PhasePlanned, placement.PhaseMark, placement.PhaseCopy, placement.PhaseCatchup, placement.PhaseFence, placement.PhaseSwitched,
 	placement.PhaseClean, placement.PhaseDone, placement.PhaseAborting, placement.PhaseAborted,
 }
+
+// anySeen is later than any revision: the shards' records may be whatever they are.
+const anySeen = math.MaxInt64 - 1
 
 // elected is a leadership that lasts as long as the test, or until its key is deleted.
 func (w *world) elected(c *Cluster, name string) Leadership {
@@ -70,7 +74,7 @@ func (w *world) advanced(led *Led, move placement.Move, to placement.Phase) plac
 			break
 		}
 		var err error
-		if move, err = led.AdvanceMove(w.ctx, move, phase); err != nil {
+		if move, err = led.AdvanceMove(w.ctx, move, phase, anySeen); err != nil {
 			w.Fatal(err)
 		}
 	}
@@ -169,12 +173,12 @@ func TestMoveGoesThroughItsPhases(t *testing.T) {
 		t.Errorf("fenced %+v", fenced)
 	}
 
-	move, err := led.SwitchMove(w.ctx, fenced)
+	move, err := led.SwitchMove(w.ctx, fenced, anySeen)
 	if err != nil {
 		t.Fatal(err)
 	}
 	seen(move)
-	if move.Phase != placement.PhaseSwitched || move.DecidedAt == nil || move.DecidedAt.Before(began) || move.EndedAt != nil {
+	if move.Phase != placement.PhaseSwitched || move.Epochs.String() != "2*12" || move.DecidedAt == nil || move.DecidedAt.Before(began) || move.EndedAt != nil {
 		t.Errorf("switched %+v", move)
 	}
 	for slot := range ledger.Slot(placement.Slots) {
@@ -191,7 +195,7 @@ func TestMoveGoesThroughItsPhases(t *testing.T) {
 	}
 
 	// Asked again, by whoever does not know.
-	again, err := led.SwitchMove(w.ctx, fenced)
+	again, err := led.SwitchMove(w.ctx, fenced, anySeen)
 	if err != nil {
 		t.Error(err)
 	}
@@ -205,19 +209,76 @@ func TestMoveGoesThroughItsPhases(t *testing.T) {
 	w.same("still", w.stored(move.ID), move)
 
 	for _, phase := range []placement.Phase{placement.PhaseClean, placement.PhaseDone} {
-		if move, err = led.AdvanceMove(w.ctx, move, phase); err != nil {
+		if move, err = led.AdvanceMove(w.ctx, move, phase, anySeen); err != nil {
 			t.Fatal(err)
 		}
 		seen(move)
-		if again, err := led.SwitchMove(w.ctx, fenced); err != nil || again.Phase != phase {
+		if again, err := led.SwitchMove(w.ctx, fenced, anySeen); err != nil || again.Phase != phase {
 			t.Errorf("switched again: %+v, %v", again, err)
 		}
 		if _, err := c.AbortMove(w.ctx, move, "late"); err == nil || errors.Is(err, ErrChanged) {
 			t.Errorf("aborted in phase %s: %v", phase, err)
 		}
 	}
-	if move.EndedAt == nil || move.EndedAt.Before(*move.DecidedAt) {
+	if move.EndedAt == nil || move.ToldAt == nil || move.ToldAt.Before(*move.DecidedAt) || move.EndedAt.Before(*move.ToldAt) {
 		t.Errorf("done %+v", move)
+	}
+}
+
+// Nothing is written by one who has reached a shard by an older record than it has: it may have another primary since.
+func TestShardChanged(t *testing.T) {
+	w := newWorld(t)
+	c, config := w.founded(3)
+	led := c.Led(w.elected(c, "rebalance"))
+	fenced := w.advanced(led, w.planned(c, "60-70"), placement.PhaseFence)
+	adopt := func(id ledger.ShardID, timeline int) {
+		t.Helper()
+		if _, err := c.Adopt(w.ctx, config, id, timeline-1, timeline, "mark"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := func(move placement.Move, seen int64, to placement.Phase) {
+		t.Helper()
+		_, err := led.AdvanceMove(w.ctx, move, to, seen)
+		if move.Phase == placement.PhaseFence && errors.Is(err, ErrShardChanged) {
+			_, err = led.SwitchMove(w.ctx, move, seen)
+		}
+		if !errors.Is(err, ErrShardChanged) {
+			t.Errorf("in phase %s: %v", move.Phase, err)
+		}
+		w.same("after a refusal", w.stored(move.ID), move)
+	}
+	seen := w.read(c).Revision
+	adopt("s1", 1)
+	refused(fenced, seen, placement.PhaseCatchup)
+	seen = w.read(c).Revision
+	adopt("s2", 1)
+	refused(fenced, seen, placement.PhaseCatchup)
+	seen = w.read(c).Revision
+	adopt("s3", 1) // which has nothing to do with it
+
+	// Adopted between its look and its write.
+	slow := w.connect()
+	before(slow, 2, func() { adopt("s1", 2) })
+	if _, err := slow.Led(led.leadership).SwitchMove(w.ctx, fenced, seen); !errors.Is(err, ErrShardChanged) {
+		t.Errorf("adopted while it switched: %v", err)
+	}
+	seen = w.read(c).Revision
+	switched, err := led.SwitchMove(w.ctx, fenced, seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	adopt("s2", 2)
+	refused(switched, seen, placement.PhaseClean)
+	if again, err := led.SwitchMove(w.ctx, fenced, seen); err != nil || again.Phase != placement.PhaseSwitched {
+		t.Errorf("what was decided is not said: %+v, %v", again, err)
+	}
+	if err := led.Leads(w.ctx); err != nil {
+		t.Error(err)
+	}
+	w.delete(led.leadership.Key)
+	if err := led.Leads(w.ctx); !errors.Is(err, ErrNotLeading) {
+		t.Errorf("after its end: %v", err)
 	}
 }
 
@@ -247,7 +308,7 @@ func TestAbortMove(t *testing.T) {
 			t.Error(err)
 		}
 		w.same("aborted again", again, aborted)
-		if _, err := led.SwitchMove(w.ctx, at); err == nil {
+		if _, err := led.SwitchMove(w.ctx, at, anySeen); err == nil {
 			t.Errorf("%s: switched after its abort", phase)
 		}
 		view := w.read(c)
@@ -258,10 +319,10 @@ func TestAbortMove(t *testing.T) {
 				t.Errorf("%s: aborted %+v", phase, aborted)
 			}
 		} else {
-			if aborted.Phase != placement.PhaseAborting || aborted.EndedAt != nil || aborted.DecidedAt == nil {
+			if aborted.Phase != placement.PhaseAborting || len(aborted.Epochs) != 2 || aborted.EndedAt != nil || aborted.DecidedAt == nil {
 				t.Errorf("%s: aborted %+v", phase, aborted)
 			}
-			if aborted, err = led.AdvanceMove(w.ctx, aborted, placement.PhaseAborted); err != nil || aborted.EndedAt == nil {
+			if aborted, err = led.AdvanceMove(w.ctx, aborted, placement.PhaseAborted, anySeen); err != nil || aborted.EndedAt == nil {
 				t.Fatal(aborted, err)
 			}
 			if again, err := c.AbortMove(w.ctx, at, "another cause"); err != nil || again.Phase != placement.PhaseAborted {
@@ -301,7 +362,7 @@ func TestAdvanceKeepsTheOrder(t *testing.T) {
 			move.Revision = w.put(w.keys.move(move.ID), string(value))
 			lie := move // what is written is what is stored
 			lie.Slots, lie.Phase, lie.Target = placement.NewSlotSet(8), placement.PhasePlanned, "s9"
-			next, err := led.AdvanceMove(w.ctx, lie, to)
+			next, err := led.AdvanceMove(w.ctx, lie, to, anySeen)
 			if ok := allowed[string(from)+" "+string(to)]; ok != (err == nil) {
 				t.Errorf("from %s to %s: %v", from, to, err)
 			}
@@ -320,7 +381,7 @@ func TestAdvanceKeepsTheOrder(t *testing.T) {
 		}
 		value, _ := json.Marshal(move)
 		move.Revision = w.put(w.keys.move(move.ID), string(value))
-		if _, err := led.SwitchMove(w.ctx, move); (err == nil) != (from == placement.PhaseFence || switched(from)) {
+		if _, err := led.SwitchMove(w.ctx, move, anySeen); (err == nil) != (from == placement.PhaseFence || switched(from)) {
 			t.Errorf("switch from %s: %v", from, err)
 		}
 		if from == placement.PhaseFence {
@@ -332,7 +393,7 @@ func TestAdvanceKeepsTheOrder(t *testing.T) {
 		w.put(w.keys.chunk(0), chunk)
 	}
 	w.delete(w.keys.move(move.ID))
-	if _, err := led.AdvanceMove(w.ctx, move, placement.PhaseCopy); !errors.Is(err, ErrChanged) {
+	if _, err := led.AdvanceMove(w.ctx, move, placement.PhaseCopy, anySeen); !errors.Is(err, ErrChanged) {
 		t.Errorf("a forgotten move: %v", err)
 	}
 }
@@ -357,7 +418,7 @@ func TestAbortIsNotedWhileMarking(t *testing.T) {
 	if owner := w.read(c).Map.Owner(7); owner != before.Map.Owner(7) {
 		t.Errorf("slot 7 is %+v", owner)
 	}
-	copying, err := led.AdvanceMove(w.ctx, noted, placement.PhaseCopy)
+	copying, err := led.AdvanceMove(w.ctx, noted, placement.PhaseCopy, anySeen)
 	if err != nil || copying.Cause != "because" {
 		t.Fatalf("%+v, %v", copying, err)
 	}
@@ -382,7 +443,7 @@ func TestTwoLeadersAtOnce(t *testing.T) {
 	}
 	move := w.planned(c, "7")
 	for _, phase := range []placement.Phase{placement.PhaseMark, placement.PhaseCopy, placement.PhaseCatchup, placement.PhaseFence} {
-		next, errs := together(connections, func(i int) (placement.Move, error) { return leds[i].AdvanceMove(w.ctx, move, phase) })
+		next, errs := together(connections, func(i int) (placement.Move, error) { return leds[i].AdvanceMove(w.ctx, move, phase, anySeen) })
 		if winner := slices.IndexFunc(errs[:], func(err error) bool { return err == nil }); winner < 0 || !errors.Is(errs[1-winner], ErrChanged) {
 			t.Fatalf("%s: %v", phase, errs)
 		} else {
@@ -390,7 +451,7 @@ func TestTwoLeadersAtOnce(t *testing.T) {
 		}
 		w.same(string(phase), w.stored(move.ID), move)
 	}
-	next, errs := together(connections, func(i int) (placement.Move, error) { return leds[i].SwitchMove(w.ctx, move) })
+	next, errs := together(connections, func(i int) (placement.Move, error) { return leds[i].SwitchMove(w.ctx, move, anySeen) })
 	if errs[0] != nil || errs[1] != nil {
 		t.Error(errs)
 	}
@@ -427,7 +488,7 @@ func TestAbortAgainstSwitch(t *testing.T) {
 		before := w.read(c)
 		race := func(i int) (placement.Move, error) {
 			if i == 0 {
-				return led.SwitchMove(w.ctx, fenced)
+				return led.SwitchMove(w.ctx, fenced, anySeen)
 			}
 			return other.AbortMove(w.ctx, fenced, "race")
 		}
@@ -462,7 +523,7 @@ func TestAbortAgainstSwitch(t *testing.T) {
 		// Ended, and slot 1000 brought home.
 		for _, phase := range [][]placement.Phase{{placement.PhaseClean, placement.PhaseDone}, {placement.PhaseAborted}}[winner] {
 			var err error
-			if move, err = led.AdvanceMove(w.ctx, move, phase); err != nil {
+			if move, err = led.AdvanceMove(w.ctx, move, phase, anySeen); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -486,11 +547,11 @@ func TestDecisionsInOneChunk(t *testing.T) {
 
 	kv := slow.client.KV
 	before(slow, 2, func() {
-		if _, err := c.Led(leadership).SwitchMove(w.ctx, three); err != nil {
+		if _, err := c.Led(leadership).SwitchMove(w.ctx, three, anySeen); err != nil {
 			t.Error(err)
 		}
 	})
-	if _, err := slow.Led(leadership).SwitchMove(w.ctx, one); err != nil {
+	if _, err := slow.Led(leadership).SwitchMove(w.ctx, one, anySeen); err != nil {
 		t.Fatal(err)
 	}
 	slow.client.KV = kv
@@ -516,7 +577,7 @@ func TestDecisionsAboutSlotsThatWentElsewhere(t *testing.T) {
 	led := c.Led(w.elected(c, "rebalance"))
 	fenced := w.advanced(led, w.planned(c, "7,8"), placement.PhaseFence)
 	w.rewrite(8, placement.Owner{Shard: "s2", Epoch: 5})
-	if _, err := led.SwitchMove(w.ctx, fenced); err == nil || !strings.Contains(err.Error(), `slot 8 is owned by "s2"`) {
+	if _, err := led.SwitchMove(w.ctx, fenced, anySeen); err == nil || !strings.Contains(err.Error(), `slot 8 is owned by "s2"`) {
 		t.Errorf("switched: %v", err)
 	}
 	if _, err := c.AbortMove(w.ctx, fenced, ""); err == nil || !strings.Contains(err.Error(), `slot 8 is owned by "s2"`) {
@@ -532,27 +593,27 @@ func TestZombieLeader(t *testing.T) {
 	lost := w.elected(c, "rebalance")
 	move := w.planned(c, "7")
 	w.delete(lost.Key)
-	if _, err := zombie.Led(lost).AdvanceMove(w.ctx, move, placement.PhaseCopy); !errors.Is(err, ErrNotLeading) {
+	if _, err := zombie.Led(lost).AdvanceMove(w.ctx, move, placement.PhaseCopy, anySeen); !errors.Is(err, ErrNotLeading) {
 		t.Errorf("advanced: %v", err)
 	}
 	w.same("stored", w.stored(move.ID), move)
 
 	leads := w.elected(c, "rebalance")
 	fenced := w.advanced(c.Led(leads), move, placement.PhaseFence)
-	if _, err := zombie.Led(lost).SwitchMove(w.ctx, fenced); !errors.Is(err, ErrNotLeading) {
+	if _, err := zombie.Led(lost).SwitchMove(w.ctx, fenced, anySeen); !errors.Is(err, ErrNotLeading) {
 		t.Errorf("switched: %v", err)
 	}
 
 	// The key goes between what it reads and what it writes.
 	kv := zombie.client.KV
 	before(zombie, 2, func() { w.delete(leads.Key) })
-	if _, err := zombie.Led(leads).SwitchMove(w.ctx, fenced); !errors.Is(err, ErrNotLeading) {
+	if _, err := zombie.Led(leads).SwitchMove(w.ctx, fenced, anySeen); !errors.Is(err, ErrNotLeading) {
 		t.Fatalf("switched late: %v", err)
 	}
 	zombie.client.KV = kv
 	leads = w.elected(c, "rebalance")
 	before(zombie, 2, func() { w.delete(leads.Key) })
-	if _, err := zombie.Led(leads).AdvanceMove(w.ctx, fenced, placement.PhaseCatchup); !errors.Is(err, ErrNotLeading) {
+	if _, err := zombie.Led(leads).AdvanceMove(w.ctx, fenced, placement.PhaseCatchup, anySeen); !errors.Is(err, ErrNotLeading) {
 		t.Fatalf("advanced late: %v", err)
 	}
 	w.same("stored", w.stored(move.ID), fenced)
@@ -561,11 +622,11 @@ func TestZombieLeader(t *testing.T) {
 	}
 
 	// Of what was done it is told, so that it does not undo it.
-	switched, err := c.Led(w.elected(c, "rebalance")).SwitchMove(w.ctx, fenced)
+	switched, err := c.Led(w.elected(c, "rebalance")).SwitchMove(w.ctx, fenced, anySeen)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := c.Led(leads).SwitchMove(w.ctx, fenced)
+	again, err := c.Led(leads).SwitchMove(w.ctx, fenced, anySeen)
 	if err != nil {
 		t.Error(err)
 	}
@@ -613,12 +674,12 @@ func TestLostAnswers(t *testing.T) {
 	lose("abort a plan", 2, func(ctx context.Context, c *Cluster) (placement.Move, error) { return c.AbortMove(ctx, planned, "a") })
 	copying := w.advanced(c.Led(leadership), plan("second"), placement.PhaseCopy)
 	aborting := lose("abort", 2, func(ctx context.Context, c *Cluster) (placement.Move, error) { return c.AbortMove(ctx, copying, "b") })
-	if _, err := c.Led(leadership).AdvanceMove(w.ctx, aborting, placement.PhaseAborted); err != nil {
+	if _, err := c.Led(leadership).AdvanceMove(w.ctx, aborting, placement.PhaseAborted, anySeen); err != nil {
 		t.Fatal(err)
 	}
 	fenced := w.advanced(c.Led(leadership), plan("third"), placement.PhaseFence)
 	switched := lose("switch", 2, func(ctx context.Context, c *Cluster) (placement.Move, error) {
-		return c.Led(leadership).SwitchMove(ctx, fenced)
+		return c.Led(leadership).SwitchMove(ctx, fenced, anySeen)
 	})
 	if owner := w.read(c).Map.Owner(7); owner != (placement.Owner{Shard: "s2", Epoch: 3}) || switched.Phase != placement.PhaseSwitched {
 		t.Errorf("%+v, owner %v", switched, owner)
@@ -649,7 +710,7 @@ func TestPauseMove(t *testing.T) {
 		if again, err := c.PauseMove(w.ctx, move.ID, true); err != nil || again.Revision != paused.Revision {
 			t.Errorf("paused again: %+v, %v", again, err)
 		}
-		if _, err := led.AdvanceMove(w.ctx, move, placement.PhaseCopy); !errors.Is(err, ErrChanged) {
+		if _, err := led.AdvanceMove(w.ctx, move, placement.PhaseCopy, anySeen); !errors.Is(err, ErrChanged) {
 			t.Errorf("advanced over a pause: %v", err)
 		}
 		if resumed, err := c.PauseMove(w.ctx, move.ID, false); err != nil || resumed.Paused {
@@ -664,7 +725,7 @@ func TestPauseMove(t *testing.T) {
 	move.Phase, move.Paused = placement.PhaseFence, true
 	value, _ := json.Marshal(move)
 	w.put(w.keys.move(move.ID), string(value))
-	if switched, err := led.SwitchMove(w.ctx, w.stored(move.ID)); err != nil || switched.Paused {
+	if switched, err := led.SwitchMove(w.ctx, w.stored(move.ID), anySeen); err != nil || switched.Paused {
 		t.Errorf("switched: %+v, %v", switched, err)
 	}
 }
@@ -734,7 +795,7 @@ func TestSwitchOfEverySlot(t *testing.T) {
 	}
 	led := c.Led(w.elected(c, "rebalance"))
 	fenced := w.advanced(led, w.planned(c, "0-4095", ledger.ShardID(source), ledger.ShardID(target)), placement.PhaseFence)
-	if _, err := led.SwitchMove(w.ctx, fenced); err != nil {
+	if _, err := led.SwitchMove(w.ctx, fenced, anySeen); err != nil {
 		t.Fatal(err)
 	}
 	view := w.read(c)

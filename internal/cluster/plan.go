@@ -112,9 +112,9 @@ func (v *View) checkPlan(move placement.Move) error {
 			return strange(other)
 		case underWay(other.Phase) && other.Slots.Overlaps(move.Slots):
 			return fmt.Errorf("move %s has some of these slots (phase %s): wait until it is through", other.ID, other.Phase)
-		case underWay(other.Phase) && other.Source == move.Source:
+		case other.Occupies() && other.Source == move.Source:
 			return fmt.Errorf("move %s from the same source is under way (phase %s): one at a time", other.ID, other.Phase)
-		case underWay(other.Phase) && other.Target == move.Target:
+		case other.Occupies() && other.Target == move.Target:
 			return fmt.Errorf("move %s to the same target is under way (phase %s): one at a time", other.ID, other.Phase)
 		case other.Phase == placement.PhaseClean && other.Source == move.Target && other.Slots.Overlaps(move.Slots):
 			return fmt.Errorf("shard %q still has the copy that move %s left behind: wait until it was cleaned",

@@ -190,6 +190,9 @@ func TestMovesOfAView(t *testing.T) {
 		move.ID = id
 		if !phase.Before() {
 			move.DecidedAt = &decided
+			for range slots {
+				move.Epochs = append(move.Epochs, 2)
+			}
 		}
 		value, err := json.Marshal(move)
 		if err != nil {
@@ -218,6 +221,10 @@ func TestMovesOfAView(t *testing.T) {
 			put(all, "m", "s4", "s1", "switched", 1)
 			all[w.keys.move("m")] = record{strings.Replace(all[w.keys.move("m")].value, "decided_at", "decided", 1), 7}
 		}, "was never decided"},
+		{"switched, and who knows to what", func(all map[string]record) {
+			put(all, "m", "s4", "s1", "switched", 1, 2)
+			all[w.keys.move("m")] = record{strings.Replace(all[w.keys.move("m")].value, "2*2", "2*3", 1), 7}
+		}, "2 slots and 3 epochs"},
 		{"two of one slot", func(all map[string]record) {
 			put(all, "m", "s1", "s2", "copy", 1, 2, 3)
 			put(all, "n", "s1", "s3", "planned", 3, 4)

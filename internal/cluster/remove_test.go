@@ -121,12 +121,12 @@ func TestRemoveShard(t *testing.T) {
 		t.Fatal(err)
 	}
 	move := w.advanced(led, w.planned(c, "0-2047"), placement.PhaseFence)
-	move, err := led.SwitchMove(w.ctx, move)
+	move, err := led.SwitchMove(w.ctx, move, anySeen)
 	for _, phase := range []placement.Phase{placement.PhaseClean, placement.PhaseDone} {
 		if removal := c.RemoveShard(w.ctx, w.read(c), "s1"); err != nil || removal == nil || errors.Is(removal, ErrChanged) {
 			t.Fatalf("removed before %s: %v, %v", phase, removal, err)
 		}
-		move, err = led.AdvanceMove(w.ctx, move, phase)
+		move, err = led.AdvanceMove(w.ctx, move, phase, anySeen)
 	}
 	if err := errors.Join(err, c.RemoveShard(w.ctx, w.read(c), "s1")); err != nil {
 		t.Error(err)

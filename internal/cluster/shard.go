@@ -33,6 +33,8 @@ type Shard struct {
 	// Adoption is the mark of the server that was adopted: another one may be on a timeline of the same number. Empty if the
 	// primary is the one that was registered.
 	Adoption string `json:"adoption,omitempty"`
+
+	Revision int64 `json:"-"` // of the record, in a View
 }
 
 // maxWeight is far above what 4096 slots can tell apart, and sums of weights stay small.

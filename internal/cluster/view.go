@@ -111,6 +111,7 @@ func (k keys) view(all map[string]record, revision int64, last *View) (*View, er
 			if err != nil {
 				return nil, err
 			}
+			shard.Revision = all[key].revision
 			shards[shard.ID] = shard
 		}
 		if name, ok := strings.CutPrefix(key, k.slots()); ok {

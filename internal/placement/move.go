@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -49,18 +50,48 @@ type Move struct {
 	Evidence    bool  `json:"evidence,omitempty"`     // after an abort: the target's copy is kept for a while, for a person to look at
 	FenceMillis int64 `json:"fence_millis,omitempty"` // for which clients had to wait, known once the target owns the slots
 
+	// Epochs are those of the slots, in their order, since the move was decided about: what the shards are to be told. The map
+	// may have moved on.
+	Epochs Epochs `json:"epochs,omitempty"`
+
 	CreatedAt time.Time  `json:"created_at"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`   // of PhaseDone and PhaseAborted
-	DecidedAt *time.Time `json:"decided_at,omitempty"` // of PhaseSwitched and PhaseAborting; retention counts from here
+	DecidedAt *time.Time `json:"decided_at,omitempty"` // of PhaseSwitched and PhaseAborting
+	ToldAt    *time.Time `json:"told_at,omitempty"`    // of PhaseClean: since then both shards know; retention counts from here
 
 	Revision int64 `json:"-"` // of the record; a write compares it
 }
 
-// Holds returns the slots of the move at the epochs of a map.
+// Holds returns the slots of the move at the epochs that were decided, or, while nothing is, at those of a map.
 func (v Move) Holds(m *Map) []Hold {
 	holds := make([]Hold, len(v.Slots))
 	for i, slot := range v.Slots {
-		holds[i] = Hold{Slot: slot, Epoch: m.Owner(slot).Epoch}
+		holds[i].Slot = slot
+		if v.decided() {
+			holds[i].Epoch = v.Epochs[i]
+		} else {
+			holds[i].Epoch = m.Owner(slot).Epoch
+		}
 	}
 	return holds
+}
+
+func (v Move) decided() bool { return len(v.Slots) > 0 && len(v.Epochs) == len(v.Slots) }
+
+// CheckEpochs makes sure that a move has epochs if it was decided about, and only then.
+func (v Move) CheckEpochs() error {
+	switch decided := v.decided(); {
+	case len(v.Epochs) > 0 && !decided:
+		return fmt.Errorf("it has %d slots and %d epochs", len(v.Slots), len(v.Epochs))
+	case v.Phase.Before() && decided, !v.Phase.Before() && !decided && v.Phase != PhaseAborted:
+		return fmt.Errorf("in phase %q it has %d epochs", v.Phase, len(v.Epochs))
+	}
+	return nil
+}
+
+// Occupies tells whether the move keeps its source and its target from other moves. One that is only to be cleaned does
+// not, nor does one that is to be aborted as soon as its source can be told of it: a source that is away must not bar its
+// target.
+func (v Move) Occupies() bool {
+	return !v.Phase.Ended() && v.Phase != PhaseClean && (v.Phase != PhaseMark || v.Cause == "")
 }

@@ -98,13 +98,17 @@ func (c *Config) rests(move placement.Move) bool {
 	return false
 }
 
-// keeps is for how long the copy that a decided move has left is still to be kept. After an abort it is only if it is
-// evidence.
+// keeps is for how long the copy that a decided move has left is still to be kept: after a switch from when the shards had
+// been told. After an abort it is only if it is evidence.
 func (c *Config) keeps(move placement.Move) time.Duration {
 	if move.DecidedAt == nil || move.Phase == placement.PhaseAborting && !move.Evidence {
 		return 0
 	}
-	return time.Until(move.DecidedAt.Add(c.Retention))
+	since := *move.DecidedAt
+	if move.ToldAt != nil {
+		since = *move.ToldAt
+	}
+	return time.Until(since.Add(c.Retention))
 }
 
 // newPause returns how long to wait after one error after the other.

@@ -10,20 +10,26 @@ import (
 )
 
 // Watch ends, until ctx does, what keeps clients waiting because its mover is gone: slots that have been fenced for longer
-// than Config.Deadman, and decisions that the shards have not been told for as long. It needs no leadership, and several
-// at once are harmless: it decides by an Abort, which competes with Switch, and tells the shards what was decided.
+// than Config.Deadman, and decisions that the shards have not been told: a switch for as long, an abort at once, since
+// nobody may be about who would. It needs no leadership, and several at once are harmless: it decides by an Abort, which
+// competes with Switch, and tells the shards what was decided.
 func (r *Rebalancer) Watch(ctx context.Context) {
 	tick := time.NewTicker(r.config.Deadman / 4)
 	defer tick.Stop()
 	seen := make(map[placement.MoveID]*sighting)
 	var told time.Time // of a problem: a shard that is down is one as long as it is
+	changed := r.registry.Changed()
 	for {
+		asking := false
 		select {
 		case <-ctx.Done():
 			return
+		case <-changed:
+			changed = r.registry.Changed()
 		case <-tick.C:
+			asking = true
 		}
-		if err := r.watch(ctx, seen); err != nil && ctx.Err() == nil && time.Since(told) > time.Minute {
+		if err := r.watch(ctx, seen, asking); err != nil && ctx.Err() == nil && time.Since(told) > time.Minute {
 			told = time.Now()
 			r.log.WarnContext(ctx, "cannot look for slots that are fenced for too long, or end a fence; trying again", "error", err)
 		}
@@ -33,30 +39,41 @@ func (r *Rebalancer) Watch(ctx context.Context) {
 // sighting is a decision that the shards may not have been told yet.
 type sighting struct {
 	revision int64
+	shards   int64 // the newest revision of their records: another primary may have lost what the one before was told
 	since    time.Time
 	told     bool // by this process
 }
 
-// watch looks once.
-func (r *Rebalancer) watch(ctx context.Context, seen map[placement.MoveID]*sighting) error {
+// watch looks once; asking: at the shards too.
+func (r *Rebalancer) watch(ctx context.Context, seen map[placement.MoveID]*sighting, asking bool) error {
 	view, err := r.view(ctx)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, move := range view.Moves {
-		if move.Phase != placement.PhaseSwitched && move.Phase != placement.PhaseAborting {
+		var patience time.Duration
+		switch move.Phase {
+		case placement.PhaseSwitched:
+			patience = r.config.Deadman
+		case placement.PhaseAborting:
+		default:
 			delete(seen, move.ID)
 			continue
 		}
-		s := seen[move.ID]
-		if s == nil || s.revision != move.Revision {
-			seen[move.ID] = &sighting{revision: move.Revision, since: time.Now()}
-		} else if !s.told && time.Since(s.since) >= r.config.Deadman {
-			err := r.end(ctx, move)
+		s, shards := seen[move.ID], newest(view, move)
+		if s == nil || s.revision != move.Revision || s.shards != shards {
+			s = &sighting{revision: move.Revision, shards: shards, since: time.Now()}
+			seen[move.ID] = s
+		}
+		if !s.told && time.Since(s.since) >= patience {
+			err := r.end(ctx, view, move)
 			s.told = err == nil
 			errs = append(errs, err)
 		}
+	}
+	if !asking {
+		return errors.Join(errs...)
 	}
 	looking, cancel := context.WithTimeout(ctx, r.config.Deadman)
 	fenced, err := r.shards.Fenced(looking, view, r.config.Deadman)
@@ -64,17 +81,21 @@ func (r *Rebalancer) watch(ctx context.Context, seen map[placement.MoveID]*sight
 	errs = append(errs, err)
 	for _, id := range fenced {
 		move, ok := find(view, id)
-		if !ok {
+		switch {
+		case ok:
+			errs = append(errs, r.end(ctx, view, move))
+		case id == "":
+			errs = append(errs, errors.New("slots are fenced under no move, after a failover: the shard's doctor names them"))
+		default:
 			errs = append(errs, fmt.Errorf("slots are fenced for a move %s that the registry does not have: a person must look", id))
-			continue
 		}
-		errs = append(errs, r.end(ctx, move))
 	}
 	return errors.Join(errs...)
 }
 
-// end aborts a move that was not decided about, and does at the shards what the registry says.
-func (r *Rebalancer) end(ctx context.Context, move placement.Move) error {
+// end aborts a move that was not decided about, and does at the shards what the registry says. A move that has ended long
+// ago may be among those: the source's failover has lost what it was told then.
+func (r *Rebalancer) end(ctx context.Context, view *View, move placement.Move) error {
 	m := &mover{
 		registry: r.registry, shards: r.shards, config: &r.config, move: move,
 		log: r.log.With("move", move.ID, "source", move.Source, "target", move.Target, "deadman", true),
@@ -91,13 +112,23 @@ func (r *Rebalancer) end(ctx context.Context, move placement.Move) error {
 	}
 	var err error
 	switch m.move.Phase {
-	case placement.PhaseSwitched:
-		if err = m.slots(ctx, pointActivate, m.pair.Activate); err == nil {
+	case placement.PhaseSwitched, placement.PhaseClean, placement.PhaseDone:
+		if m.move.Phase != placement.PhaseSwitched && owns(view, move) > 0 {
+			err = errors.New("its source lacks what it did since, and owns some of the slots again: a person must look")
+		} else if err = m.slots(ctx, pointActivate, m.pair.Activate); err == nil {
 			err = m.slots(ctx, pointTombstone, m.pair.Tombstone)
 		}
 	case placement.PhaseAborting:
 		err = m.slots(ctx, pointRestore, m.pair.Restore)
 		err = errors.Join(err, m.slots(ctx, pointDiscard, m.pair.Discard))
+	case placement.PhaseAborted:
+		if owns(view, move) < len(move.Slots) {
+			err = errors.New("it was aborted, and its source does not own all of the slots any more: a person must look")
+			break
+		}
+		move.Epochs = nil // they may have gone away and come back since
+		m.holds = move.Holds(view.Map)
+		err = m.slots(ctx, pointRestore, m.pair.Restore)
 	default:
 		return nil // it has gone on meanwhile
 	}
@@ -106,4 +137,14 @@ func (r *Rebalancer) end(ctx context.Context, move placement.Move) error {
 	}
 	m.log.WarnContext(ctx, "the shards of a move were told what was decided", "phase", m.move.Phase)
 	return nil
+}
+
+// owns is how many of a move's slots its source owns.
+func owns(view *View, move placement.Move) (n int) {
+	for _, slot := range move.Slots {
+		if view.Map.Owner(slot).Shard == move.Source {
+			n++
+		}
+	}
+	return n
 }

@@ -12,6 +12,7 @@
 //	Abort   if the move's record and its slots are as read: the source owns the slots, epoch + 1
 //
 // Both compare the same record, so exactly one of them wins, and either voids every process that still holds the old epoch.
+// Both write the new epochs to the record: they are what the shards are told, however late, when the map may have moved on.
 // Abort needs no leader: whoever sees a slot fenced for too long may do it. Everything that is done to the shards follows
 // what the registry says, is idempotent, and is repeated until it succeeded.
 //
@@ -23,13 +24,15 @@
 //	mark      Mark: the source's slots carry the move and the leader's token, the target has them incoming. An abort is only
 //	          noted, and done in the next phase: see below
 //	copy      CopyChunk until all rows that were there are copied. Rows and progress are one transaction at the target
-//	catchup   Unfence, if that may be needed. Pass until one is small: what a saved snapshot of the source did not see, and
-//	          that pass's snapshot with it. Verify: history is compared here, in pieces, since it grows
+//	catchup   Unfence, if that may be needed. CopyChunk, in case the target has lost some. Pass until one is small: what a
+//	          saved snapshot of the source did not see, and that pass's snapshot with it. Verify: history is compared here, in
+//	          pieces, since it grows
 //	fence     Fence, at the source. Final: the last pass, and a comparison of just what it touched. Switch.
 //	          Or back to catchup
 //	switched  Activate: the target owns. Tombstone: the source has moved away. Each books what moved against @moved in its
 //	          own transaction. Activate comes first, so that the pause is short
-//	clean     after a retention time the source's copy is deleted, in small pieces; a tombstone of each slot stays
+//	clean     after a retention time both shards are told again, and the source's copy is deleted, in small pieces, as long
+//	          as the target owns the slots; a tombstone of each slot stays
 //	done
 //
 //	aborting  Restore: the source owns again, at the new epoch. Discard: the target's slots are no longer incoming; its copy
@@ -60,26 +63,62 @@
 // the registry, aborts the move if it was not switched, and does to the shards what the registry says then. It does the same
 // when a decision has stood in the registry for so long and the shards were not told, since clients wait then as well.
 //
+// It tells the shards of an abort as soon as it sees one, since routers with the new map are refused until the source knows.
+// A fence that it finds may also be that of a move which has ended: then the source has failed over, and is told again.
+//
 // # When something fails
 //
-// Everything is tried again, with back-off, from what the registry says; the errors are kept to be shown (Report). Three
+// Everything is tried again, with back-off, from what the registry says; the errors are kept to be shown (Report). Four
 // things cannot be mended by that and abort the move: a copy that differs from its source, which is kept for the retention
 // time as evidence; a source that is not the server that the copy began with; a fence that can neither be finished nor
-// lifted for as long as Config.Deadman. Between two shards whose moves were aborted nothing is planned for a minute, for two
-// after the next abort, and so on. While a decision has not reached both shards they take part in no other move.
+// lifted for as long as Config.Deadman; one that was lifted eight times, since clients have waited each time. Between two
+// shards whose moves were aborted nothing is planned for a minute, for two after the next abort, and so on. While a decision has not reached both shards they take part in no other move.
+//
+// # When a shard fails over
+//
+// A promoted standby accepts nothing before the registry has its record: that comes first. Every phase that a leader writes,
+// and Switch above all, compares that neither shard's record is newer than the view by which the mover has connected. So
+// nothing is decided by what a deposed primary has said or was told; and Switch is refused once and for all, so that the
+// fence can be taken back at the new one. A mover that hears of a new record hangs up and marks the move anew.
+//
+// If no standby is behind (synchronous replication) a failover costs time, and nothing else. If it is, what the old primary
+// did last is lost, and these are made good:
+//
+//	the source, undecided   its transactions are others now: ErrStale, an abort. It knows of that even if it has lost the mark
+//	the source, switched    it has lost the fence, or the tombstone: adoption fences what the map gives to others, and
+//	                        Tombstone comes again, before anything is deleted, and by the dead-man after the end of the move
+//	the target, undecided   what it lacks is copied again
+//	the target, switched    Activate asks for a final pass that this very primary has stored. If that is lost, what the target
+//	                        lacks is copied again from what the source has under its fence or behind its tombstone. The source
+//	                        keeps that for the retention time
+//	copies, after the end   that a copy was deleted, or discarded, is lost: a leader looks for such copies, and deletes them
+//
+// These are not. What clients were acknowledged by the primary that was lost, and its standby did not have: that is what
+// asynchronous replication costs, with or without moves. Where such a write was a transfer of which one end had moved since,
+// the other end stays: the audit shows it. What a target has lost after the source's copy was deleted: its standby would have
+// to be behind by more than the retention time. What a source has lost together with the mark, after the end of a move: it
+// stays fenced, serves nobody, and a person ends it. A failover of both shards at once.
 //
 // # Pace
 //
 // Copying, passes, comparing and deleting take Config.Share of a mover's time: after each piece it rests. Catching up ends
 // when a pass is small, or does not get smaller and is short enough for the fence. If it does not get smaller and is too
-// long, the mover rests no more, and if that does not help either it goes on, and says so, but does not fence.
+// long, the mover does not rest for twenty passes, and if that does not help either it rests again and goes on, and says so
+// from time to time, but does not fence: a transaction that does not end, anywhere on the source's server, is the usual cause.
 //
 // # What a refusal means while the registry is ahead of a shard
 //
 // Between Switch and Activate the target has the slots incoming, at the old epoch; between Abort and Restore the source has
 // them owned or fenced, at the old epoch but under the move. Both are answered as fenced: wait a moment. Only a slot that
 // is under no move and behind the map has lost a write. That is why an epoch may grow only once the source knows of the
-// move, and what mark is for: were a move aborted before that, its source would look like one that has lost a write.
+// move, and what mark is for: were a move aborted before that, its source would look like one that has lost a write. While a
+// source is away such an abort is only noted; the move keeps its slots until then, but not its target.
+//
+// # A registry that was restored
+//
+// Tokens are revisions of the registry. One that was restored from a backup counts from an older one, and the shards refuse
+// its leaders' tokens. Restore it with a raised revision (etcdutl snapshot restore --bump-revision --mark-compacted). A
+// leader that finds a larger token than its own, and still leads, leaves that move alone and says so.
 //
 // # Sagas
 //

@@ -69,38 +69,45 @@ func (m *mover) lift(ctx context.Context, cause error) error {
 	return m.reopened(ctx, cause)
 }
 
+// mostLifts is how often a fence is lifted before the move is given up: clients have waited each time.
+const mostLifts = 8
+
 // reopened goes back to catching up.
 func (m *mover) reopened(ctx context.Context, cause error) error {
 	m.report.fail(fmt.Errorf("not fenced: %w", cause))
 	m.log.WarnContext(ctx, "the slots are open again; catching up", "after", time.Since(m.closed), "cause", cause)
 	m.closed = time.Time{}
-	return m.record(ctx, placement.PhaseCatchup)
+	m.marked = false // the final pass may have been cut off and still be on its way; Mark waits for it
+	if err := m.record(ctx, placement.PhaseCatchup); err != nil {
+		return err
+	}
+	if m.lifts++; m.lifts == mostLifts {
+		return m.abort(ctx, fmt.Errorf("its fence was lifted %d times; the last time: %w", m.lifts, cause), false)
+	}
+	return nil
 }
 
 // decide sends Switch until the registry has answered. Once it was sent, only the registry knows, also when an answer says
-// that another process leads: an earlier Switch may have come through.
+// that another process leads: an earlier Switch may have come through. If a shard has another primary by now, no Switch for
+// this fence can: the final pass was with the one before, and the fence is taken back at the new one.
 func (m *mover) decide(ctx context.Context) error {
+	seen := m.seen
 	for pause := newPause(20*time.Millisecond, time.Second); ; {
 		move := m.move
-		now := time.Now().UTC()
-		move.DecidedAt = &now
 		err := m.config.at(pointSwitch, func() error {
 			ctx, cancel := context.WithTimeout(ctx, registryTimeout)
 			defer cancel()
-			switched, err := m.registry.Switch(ctx, move)
+			switched, err := m.registry.Switch(ctx, move, seen)
 			if err == nil {
 				m.note(switched)
 			}
 			return err
 		})
 		if err == nil {
-			// The slots are the move's own until it is told: their epochs are one above those that were fenced.
-			for i := range m.holds {
-				m.holds[i].Epoch++
-			}
+			m.holds = m.move.Holds(nil)
 			return nil
 		}
-		if errors.Is(err, ErrNotLeading) || ctx.Err() != nil {
+		if errors.Is(err, ErrNotLeading) || errors.Is(err, ErrShardChanged) || ctx.Err() != nil {
 			return fmt.Errorf("switch: %w", err)
 		}
 		m.report.fail(fmt.Errorf("switch: %w", err))
@@ -108,10 +115,12 @@ func (m *mover) decide(ctx context.Context) error {
 		switch err := m.read(ctx); {
 		case errors.Is(err, errEnded):
 			return err
-		case err != nil || m.move.Phase == placement.PhaseFence: // it may have been paused; that is for later
 		case m.move.Phase == placement.PhaseSwitched:
-			return nil
-		default:
+			return err
+		case err != nil && m.pair != nil:
+		case m.seen != seen || m.pair == nil:
+			return ErrShardChanged
+		case m.move.Phase != placement.PhaseFence: // in it, it may have been paused; that is for later
 			return ErrChanged
 		}
 	}

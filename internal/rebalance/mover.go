@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -24,16 +25,21 @@ type mover struct {
 	holds   []placement.Hold // its slots, as the registry last told
 	changed <-chan struct{}  // closed if the registry may tell otherwise by now
 	pair    Pair             // nil if there is none open
-	marked  bool             // the slots carry this mover's token
+	seen    int64            // the revision of the view that pair was opened from
+	marked  bool             // the slots carry this mover's token, and nothing of this mover is on its way to them
 	open    bool             // the slots are not fenced
+	lifts   int              // fences that this mover has lifted
+	copied  time.Time        // when this mover had copied again what a target had lost after the switch
 	closed  time.Time        // when this mover began to fence them
 	report  report           // for people
 }
 
-// shardTimeout bounds what changes slots at a shard; copyTimeout what copies, compares or deletes.
+// shardTimeout bounds what changes slots at a shard; copyTimeout what copies, compares or deletes a piece. passTimeout is
+// only there so that nothing lasts for ever: the first pass after a long copy has much to do, and bounds its own pieces.
 const (
 	shardTimeout = 5 * time.Second
 	copyTimeout  = 10 * time.Minute
+	passTimeout  = 12 * time.Hour
 )
 
 // errEnded: nothing is left to do, or not now.
@@ -57,7 +63,7 @@ func (m *mover) run(ctx context.Context) error {
 			return nil
 		case errors.Is(err, ErrNotLeading), errors.Is(err, ErrTokenLost):
 			return fmt.Errorf("move %s: %w", m.move.ID, err)
-		case errors.Is(err, ErrChanged):
+		case errors.Is(err, ErrChanged), errors.Is(err, ErrShardChanged):
 			// Clients may wait for what somebody has decided.
 			if changes++; changes == 1 {
 				continue
@@ -65,7 +71,6 @@ func (m *mover) run(ctx context.Context) error {
 		default:
 			// Whatever it was, the next attempt asks the registry what is to be done, and the shards anew.
 			m.hangUp()
-			m.marked, m.open = false, false
 			m.report.fail(err)
 			m.log.WarnContext(ctx, "a move is held up; trying again", "phase", m.move.Phase, "error", err)
 		}
@@ -121,12 +126,23 @@ func (m *mover) read(ctx context.Context) error {
 	}
 	m.note(move)
 	m.changed, m.holds = changed, move.Holds(view.Map)
+	if m.pair != nil && newest(view, move) > m.seen {
+		m.hangUp() // a connection may lead to a deposed primary
+	}
 	if m.pair == nil {
 		if m.pair, err = m.shards.Pair(view, move, m.token); err != nil {
 			return fmt.Errorf("open the shards: %w", err)
 		}
+		m.seen = view.Revision
 	}
 	return nil
+}
+
+// newest is the larger of the revisions of a move's shards' records.
+func newest(view *View, move placement.Move) int64 {
+	source, _ := view.Shard(move.Source)
+	target, _ := view.Shard(move.Target)
+	return max(source.Revision, target.Revision)
 }
 
 func find(view *View, id placement.MoveID) (placement.Move, bool) {
@@ -143,7 +159,9 @@ func (m *mover) note(move placement.Move) {
 	m.report.note(move)
 }
 
+// hangUp closes the pair. What is known of the shards is not known of those that are connected to next.
 func (m *mover) hangUp() {
+	m.marked, m.open = false, false
 	if m.pair != nil {
 		m.pair.Close()
 		m.pair = nil
@@ -159,7 +177,7 @@ func (m *mover) record(ctx context.Context, to placement.Phase) error {
 	err := m.config.at(pointRecord+string(to), func() error {
 		ctx, cancel := context.WithTimeout(ctx, registryTimeout)
 		defer cancel()
-		move, err := m.registry.Advance(ctx, move, to)
+		move, err := m.registry.Advance(ctx, move, to, m.seen)
 		if err == nil {
 			m.note(move)
 		}
@@ -222,18 +240,29 @@ func (m *mover) slots(ctx context.Context, point string, effect func(context.Con
 }
 
 // rows copies, compares or deletes a piece, and then rests, so that it takes its share of the time and no more. hurried: it
-// does not rest.
+// does not rest. It returns ErrChanged, early, if the move was paused or aborted or one of its shards has another primary.
 func (m *mover) rows(
 	ctx context.Context, point string, hurried bool, effect func(context.Context) (int, error),
 ) (n int, took time.Duration, err error) {
 	if err := m.unchanged(ctx); err != nil {
 		return 0, 0, err
 	}
+	timeout := copyTimeout
+	if point == pointPass {
+		timeout = passTimeout
+	}
 	began := time.Now()
-	err = m.shard(ctx, point, copyTimeout, 10, func(ctx context.Context) (err error) {
+	working, stop := m.whileUnchanged(ctx)
+	err = m.shard(working, point, timeout, 10, func(ctx context.Context) (err error) {
 		n, err = effect(ctx)
 		return err
 	})
+	if stop(); err != nil {
+		m.marked = false // what was cut off may still be done; Mark waits for it
+		if ctx.Err() == nil && errors.Is(context.Cause(working), ErrChanged) {
+			return 0, 0, ErrChanged
+		}
+	}
 	took = time.Since(began)
 	if err == nil && n > 0 && !hurried {
 		sleep(ctx, m.config.rest(took))
@@ -242,18 +271,51 @@ func (m *mover) rows(
 	return n, took, err
 }
 
-// unchanged returns ErrChanged if the move's record is not the one that this mover goes by: it was paused, or aborted.
+// whileUnchanged returns a context that ends with the cause ErrChanged when the move's record has changed, or that of one of
+// its shards. stop ends it and waits for whoever looks.
+func (m *mover) whileUnchanged(ctx context.Context) (working context.Context, stop func()) {
+	working, cancel := context.WithCancelCause(ctx)
+	changed, id, revision, seen := m.changed, m.move.ID, m.move.Revision, m.seen
+	var looking sync.WaitGroup
+	looking.Go(func() {
+		for {
+			select {
+			case <-working.Done():
+				return
+			case <-changed:
+			}
+			changed = m.registry.Changed()
+			asking, done := context.WithTimeout(working, registryTimeout)
+			view, err := m.registry.View(asking)
+			done()
+			if err != nil {
+				return // the piece is ended as it is, and then it is looked again
+			}
+			if move, ok := find(view, id); !ok || move.Revision != revision || newest(view, move) > seen {
+				cancel(ErrChanged)
+				return
+			}
+		}
+	})
+	return working, func() {
+		cancel(nil)
+		looking.Wait()
+	}
+}
+
+// unchanged returns ErrChanged if the move's record is not the one that this mover goes by, since it was paused or aborted,
+// or if the shards are connected to anew.
 func (m *mover) unchanged(ctx context.Context) error {
 	select {
 	case <-m.changed:
 	default:
 		return nil
 	}
-	revision := m.move.Revision
+	revision, seen := m.move.Revision, m.seen
 	if err := m.read(ctx); err != nil {
 		return err
 	}
-	if m.move.Revision != revision {
+	if m.move.Revision != revision || m.seen != seen {
 		return ErrChanged
 	}
 	return nil

@@ -33,7 +33,7 @@ func Propose(view *View, uncleaned map[ledger.ShardID]placement.SlotSet) ([]plan
 		Barred: make(map[ledger.ShardID]placement.SlotSet),
 	}
 	for _, shard := range view.Shards {
-		in.Shards = append(in.Shards, plan.Shard(shard))
+		in.Shards = append(in.Shards, plan.Shard{ID: shard.ID, Weight: shard.Weight, Draining: shard.Draining})
 		in.Barred[shard.ID] = uncleaned[shard.ID]
 	}
 	var fixed []ledger.Slot
@@ -62,7 +62,7 @@ func Propose(view *View, uncleaned map[ledger.ShardID]placement.SlotSet) ([]plan
 	return plan.Make(in)
 }
 
-// underway tells whether a move keeps its source and its target from others.
+// underway tells whether a move has its slots to itself.
 func underway(move placement.Move) bool {
 	return !move.Phase.Ended() && move.Phase != placement.PhaseClean
 }
@@ -72,44 +72,70 @@ func (r *Rebalancer) plan(ctx context.Context, view *View) (planned bool, err er
 	if !r.config.Automatic && !drains(view) {
 		return false, nil
 	}
-	steps, err := Propose(view, nil)
+	// What the records do not tell: a failover may have left a copy whose move has ended.
+	uncleaned := make(map[ledger.ShardID]placement.SlotSet)
+	for {
+		step, slots, left, err := r.next(ctx, view, uncleaned)
+		switch {
+		case err != nil:
+			return false, err
+		case len(slots) > 0:
+			return true, r.planStep(ctx, view, step, slots)
+		case len(left) > 0 && uncleaned[step.Target] == nil:
+			uncleaned[step.Target] = left
+			continue
+		}
+		var problems []error
+		for id, left := range uncleaned {
+			problems = append(problems, fmt.Errorf("nothing can be planned: shard %s still has older copies of slots %s", id, left))
+		}
+		return false, errors.Join(problems...)
+	}
+}
+
+// next returns the first step that can be taken now, and its slots. Without slots, left is what the step's target still has
+// older copies of; without those there is no such step.
+func (r *Rebalancer) next(ctx context.Context, view *View, uncleaned map[ledger.ShardID]placement.SlotSet) (
+	step plan.Step, slots, left placement.SlotSet, err error,
+) {
+	steps, err := Propose(view, uncleaned)
 	if err != nil {
-		return false, fmt.Errorf("plan: %w", err)
+		return plan.Step{}, nil, nil, fmt.Errorf("plan: %w", err)
 	}
 	var problems []error
 	for _, step := range steps {
 		if !r.config.Automatic && !step.Drains || busy(view, step) || tired(view, step, time.Now()) {
 			continue
 		}
-		slots, err := r.ready(ctx, view, step)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("plan a move from %s to %s: %w", step.Source, step.Target, err))
-			continue
+		slots, left, err := r.ready(ctx, view, step)
+		if err == nil {
+			return step, slots, left, nil
 		}
-		if len(slots) == 0 {
-			continue
-		}
-		move := placement.Move{
-			ID: NewMoveID(), Source: step.Source, Target: step.Target, Slots: slots, Phase: placement.PhasePlanned,
-			Why: WhyRebalance, CreatedAt: time.Now().UTC(),
-		}
-		if step.Drains {
-			move.Why = WhyDrain
-		}
-		err = r.config.at(pointPlan, func() error {
-			ctx, cancel := context.WithTimeout(ctx, registryTimeout)
-			defer cancel()
-			_, err := r.registry.Plan(ctx, view, move)
-			return err
-		})
-		if err != nil {
-			return false, fmt.Errorf("plan a move from %s to %s: %w", step.Source, step.Target, err)
-		}
-		r.log.InfoContext(ctx, "planned a move", "move", move.ID, "source", move.Source, "target", move.Target,
-			"slots", move.Slots.String(), "why", move.Why)
-		return true, nil
+		problems = append(problems, fmt.Errorf("plan a move from %s to %s: %w", step.Source, step.Target, err))
 	}
-	return false, errors.Join(problems...)
+	return plan.Step{}, nil, nil, errors.Join(problems...)
+}
+
+func (r *Rebalancer) planStep(ctx context.Context, view *View, step plan.Step, slots placement.SlotSet) error {
+	move := placement.Move{
+		ID: NewMoveID(), Source: step.Source, Target: step.Target, Slots: slots, Phase: placement.PhasePlanned,
+		Why: WhyRebalance, CreatedAt: time.Now().UTC(),
+	}
+	if step.Drains {
+		move.Why = WhyDrain
+	}
+	err := r.config.at(pointPlan, func() error {
+		ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+		defer cancel()
+		_, err := r.registry.Plan(ctx, view, move)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("plan a move from %s to %s: %w", step.Source, step.Target, err)
+	}
+	r.log.InfoContext(ctx, "planned a move", "move", move.ID, "source", move.Source, "target", move.Target,
+		"slots", move.Slots.String(), "why", move.Why)
+	return nil
 }
 
 func drains(view *View) bool {
@@ -124,7 +150,7 @@ func drains(view *View) bool {
 // busy tells whether one of the step's shards is taken by another move.
 func busy(view *View, step plan.Step) bool {
 	for _, move := range view.Moves {
-		if underway(move) && (move.Source == step.Source || move.Target == step.Target) {
+		if move.Occupies() && (move.Source == step.Source || move.Target == step.Target) {
 			return true
 		}
 	}
@@ -159,23 +185,22 @@ func tired(view *View, step plan.Step, now time.Time) bool {
 	return aborted > 0 && now.Before(last.Add(min(shortest<<min(aborted-1, 10), longest)))
 }
 
-// ready asks both shards, and returns the slots for one move: none that the target has an older copy of. The registry knows
-// of those copies as well, while it has the records of their moves.
-func (r *Rebalancer) ready(ctx context.Context, view *View, step plan.Step) (placement.SlotSet, error) {
+// ready asks both shards, and returns the slots for one move: none that the target has an older copy of, which left are. The
+// registry knows of those copies as well, while it has the records of their moves.
+func (r *Rebalancer) ready(ctx context.Context, view *View, step plan.Step) (free, left placement.SlotSet, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.config.Deadman)
 	defer cancel()
 	if _, err := r.shards.Uncleaned(ctx, view, step.Source); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	uncleaned, err := r.shards.Uncleaned(ctx, view, step.Target)
+	left, err = r.shards.Uncleaned(ctx, view, step.Target)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var free placement.SlotSet
 	for _, slot := range step.Slots {
-		if !uncleaned.Contains(slot) && len(free) < r.config.SlotsPerMove {
+		if !left.Contains(slot) && len(free) < r.config.SlotsPerMove {
 			free = append(free, slot)
 		}
 	}
-	return free, nil
+	return free, left, nil
 }

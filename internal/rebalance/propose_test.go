@@ -113,6 +113,10 @@ func TestBusyAndTired(t *testing.T) {
 		{name: "the target takes already", moves: []placement.Move{underway(placement.PhaseAborting, "c", "b")}, busy: true},
 		{name: "the other way round", moves: []placement.Move{underway(placement.PhaseCopy, "b", "a")}},
 		{name: "only to be cleaned", moves: []placement.Move{underway(placement.PhaseClean, "a", "b")}},
+		{name: "to be aborted, and its source is away", moves: []placement.Move{
+			{ID: "u", Source: "c", Target: "b", Phase: placement.PhaseMark, Cause: "a person said so"},
+		}},
+		{name: "being marked", moves: []placement.Move{underway(placement.PhaseMark, "c", "b")}, busy: true},
 		{name: "aborted just now", moves: []placement.Move{ended("1", placement.PhaseAborted, 30*time.Second)}, tired: true},
 		{name: "aborted a while ago", moves: []placement.Move{ended("1", placement.PhaseAborted, 2*time.Minute)}},
 		{

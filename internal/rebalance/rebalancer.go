@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,13 @@ type Rebalancer struct {
 	running map[placement.MoveID]*mover
 	cleaned map[ledger.ShardID]chan struct{} // has room while nobody deletes there
 	problem error                            // why nothing could be planned
+	resting map[placement.MoveID]rested      // moves that are left alone for a while
+}
+
+// rested is why a move is left alone, and until when.
+type rested struct {
+	cause error
+	until time.Time
 }
 
 // New returns a rebalancer. Nothing happens before Run or Watch.
@@ -32,6 +40,7 @@ func New(registry Registry, shards Shards, config Config, log *slog.Logger) *Reb
 	return &Rebalancer{
 		registry: registry, shards: shards, config: config, log: log,
 		running: make(map[placement.MoveID]*mover), cleaned: make(map[ledger.ShardID]chan struct{}),
+		resting: make(map[placement.MoveID]rested),
 	}
 }
 
@@ -39,8 +48,8 @@ func New(registry Registry, shards Shards, config Config, log *slog.Logger) *Reb
 const registryTimeout = 5 * time.Second
 
 // Run leads: it goes on with every move that has not ended, plans new ones, and returns ctx's error when ctx ends, or
-// earlier if it finds that it does not lead any more. token is this leader's, larger than every earlier leader's. Run must have
-// returned before another Run of the same Rebalancer begins.
+// earlier if it finds that it does not lead any more. token is this leader's, larger than every earlier leader's. Run must
+// have returned before another Run of the same Rebalancer begins.
 func (r *Rebalancer) Run(ctx context.Context, token int64) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	var movers sync.WaitGroup
@@ -51,11 +60,16 @@ func (r *Rebalancer) Run(ctx context.Context, token int64) error {
 		ended     = make(chan struct{}, 1) // a mover has
 		next      time.Time                // do not plan before
 		forgotten time.Time                // when Forget was called last
+		tidied    = time.Now()             // when copies of moves that have ended were looked for last
 	)
-	start := func(move placement.Move) {
+	start := func(move placement.Move, run func(*mover, context.Context) error) {
 		m := r.newMover(move, token)
 		movers.Go(func() {
-			err := m.run(ctx)
+			err := run(m, ctx)
+			if errors.Is(err, ErrTokenLost) && r.leads(ctx) {
+				r.rest(ctx, move.ID, err)
+				err = nil
+			}
 			r.mu.Lock()
 			delete(r.running, move.ID)
 			r.mu.Unlock()
@@ -74,8 +88,14 @@ func (r *Rebalancer) Run(ctx context.Context, token int64) error {
 		if err == nil {
 			for _, move := range view.Moves {
 				if !move.Phase.Ended() && !r.config.rests(move) && !r.runs(move.ID) {
-					start(move)
+					start(move, (*mover).run)
 				}
+			}
+		}
+		if err == nil && time.Since(tidied) > tidying*r.config.Poll {
+			tidied = time.Now()
+			for _, move := range r.untidy(ctx, view) {
+				start(move, (*mover).tidy)
 			}
 		}
 		if err == nil && !time.Now().Before(next) {
@@ -119,10 +139,62 @@ func (r *Rebalancer) Run(ctx context.Context, token int64) error {
 	return context.Cause(ctx)
 }
 
+// runs tells whether a move has its mover, or is left alone.
 func (r *Rebalancer) runs(id placement.MoveID) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.running[id] != nil
+	if time.Now().After(r.resting[id].until) {
+		delete(r.resting, id)
+	}
+	return r.running[id] != nil || r.resting[id].cause != nil
+}
+
+// leads tells whether this process leads, or it is not known that it does not.
+func (r *Rebalancer) leads(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, registryTimeout)
+	defer cancel()
+	return !errors.Is(r.registry.Leads(ctx), ErrNotLeading)
+}
+
+// rest leaves a move alone for a while: a shard has a token that is larger than this leader's, who is the latest. So the
+// registry counts anew, from a backup. That is no reason to leave the other moves alone.
+func (r *Rebalancer) rest(ctx context.Context, id placement.MoveID, cause error) {
+	const pause = time.Minute
+	r.log.ErrorContext(ctx, "a shard knows a later leader than the registry does: was the registry restored from a backup, "+
+		"without raising its revision? The move rests", "move", id, "error", cause)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.resting[id] = rested{cause: cause, until: time.Now().Add(pause)}
+}
+
+// tidying is after how many Polls it is looked for copies of moves that have ended.
+const tidying = 12
+
+// untidy returns the moves that have ended and of which a shard has a copy: its failover has lost that it was deleted, or to
+// be deleted.
+func (r *Rebalancer) untidy(ctx context.Context, view *View) []placement.Move {
+	ctx, cancel := context.WithTimeout(ctx, r.config.Deadman)
+	defer cancel()
+	var moves []placement.Move
+	for _, shard := range view.Shards {
+		copies, err := r.shards.Copies(ctx, view, shard.ID)
+		if err != nil {
+			r.log.WarnContext(ctx, "cannot look for copies that are left", "shard", shard.ID, "error", err)
+			continue
+		}
+		for _, id := range copies {
+			move, ok := find(view, id)
+			same := func(move placement.Move) bool { return move.ID == id }
+			switch {
+			case !ok:
+				r.log.ErrorContext(ctx, "a shard has a copy of a move that the registry does not have: a person must look",
+					"shard", shard.ID, "move", id)
+			case move.Phase.Ended() && !r.runs(id) && !slices.ContainsFunc(moves, same):
+				moves = append(moves, move)
+			}
+		}
+	}
+	return moves
 }
 
 func (r *Rebalancer) newMover(move placement.Move, token int64) *mover {

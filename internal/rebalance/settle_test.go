@@ -1,9 +1,11 @@
 package rebalance
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,6 +88,33 @@ func TestSettleHurries(t *testing.T) {
 		}
 		if m.report.status().LastError == "" {
 			t.Error("nobody is told why it does not come on")
+		}
+	})
+}
+
+// Passes that do not get smaller for long are not what is to be hurried: it rests again, and tells it again.
+func TestSettleGivesUpHurrying(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		pair := new(passes)
+		for range 2*hurries + 1 {
+			pair.rows, pair.took = append(pair.rows, 9000), append(pair.took, 2*time.Second)
+		}
+		pair.rows, pair.took = append(pair.rows, 100), append(pair.took, time.Second/10)
+		var told bytes.Buffer
+		m := newTestMover(pair)
+		m.log = slog.New(slog.NewTextHandler(&told, nil))
+		if err := m.settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		rests := 0
+		for i := 1; i < len(pair.made); i++ {
+			if pair.made[i].Sub(pair.made[i-1]) > 3*time.Second {
+				rests++
+			}
+		}
+		if warned := strings.Count(told.String(), "level=WARN"); rests != 1+hurries+1 || warned != 3 {
+			t.Errorf("%d rests, %d warnings\n%s", rests, warned, told.String())
 		}
 	})
 }

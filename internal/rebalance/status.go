@@ -2,6 +2,9 @@ package rebalance
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -36,7 +39,7 @@ type PhaseTime struct {
 // Report is what a rebalancer that leads is doing.
 type Report struct {
 	Moves   []Status // under way in this process, sorted by id
-	Problem string   // why nothing could be planned; empty if there is no reason
+	Problem string   // why nothing could be planned, or a move is left alone; empty if there is no reason
 }
 
 // Report returns what the rebalancer is doing. It is empty where another process leads.
@@ -48,8 +51,12 @@ func (r *Rebalancer) Report() Report {
 		report.Moves = append(report.Moves, m.report.status())
 	}
 	slices.SortFunc(report.Moves, func(a, b Status) int { return cmp.Compare(a.Move.ID, b.Move.ID) })
-	if r.problem != nil {
-		report.Problem = r.problem.Error()
+	problems := []error{r.problem}
+	for _, id := range slices.Sorted(maps.Keys(r.resting)) {
+		problems = append(problems, fmt.Errorf("move %s rests: %w", id, r.resting[id].cause))
+	}
+	if err := errors.Join(problems...); err != nil {
+		report.Problem = err.Error()
 	}
 	return report
 }

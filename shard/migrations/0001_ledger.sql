@@ -182,10 +182,11 @@ create table saldo.moves (
     system       bigint      not null, -- the source's system identifier
     timeline     int         not null, -- and its timeline: the snapshot means nothing to another server
     snapshot     pg_snapshot not null, -- of the source: the next pass copies what it did not see
+    lsn          pg_lsn      not null, -- the source's log was durable up to here when that was stored
     stage        smallint    not null default 0,    -- the table that is being copied, of what was there; 5: all are
     after        text[]      not null default '{}', -- the key of the last row copied of it; empty: none yet
     half         boolean     not null default false, -- a pass was copied in part, and goes beyond the snapshot
-    final        boolean     not null default false, -- the last pass was the one under the fence
+    final        int         not null default 0,     -- if the last pass was the one under the fence: this server's timeline then
     verified     smallint[]  not null default '{}',  -- slots whose history was compared
     rows         bigint      not null default 0,
     expected     bigint      not null,               -- by the source's statistics; 0: unknown

@@ -88,15 +88,19 @@ func (r row) same(other row) bool {
 type progress struct {
 	snapshot int64
 	begun    bool
+	timeline int // of the source
 	after    string
-	final    bool
+	final    int // the target's timeline when the last pass was a final one; 0: it was not
 	rows     int64
 }
 
-// book is one shard. The world's lock guards it.
+// book is a server of a shard. The world's lock guards it.
 type book struct {
 	id       ledger.ShardID
 	down     bool
+	timeline int
+	undo     []undo // of what was done, oldest first; kept if the story needs it
+	keeps    bool
 	tx       int64
 	slots    map[ledger.Slot]slotRow
 	rows     map[string]row
@@ -104,11 +108,59 @@ type book struct {
 	progress map[placement.MoveID]progress
 }
 
+// undo takes something back that was done at a time.
+type undo struct {
+	at   time.Time
+	back func(*book)
+}
+
 func newBook(id ledger.ShardID) *book {
 	return &book{
-		id: id, slots: make(map[ledger.Slot]slotRow), rows: make(map[string]row),
+		id: id, timeline: 1, slots: make(map[ledger.Slot]slotRow), rows: make(map[string]row),
 		moved: make(map[placement.MoveID]int64), progress: make(map[placement.MoveID]progress),
 	}
+}
+
+// set writes to one of a book's tables; the table is found again in a book that is like this one.
+func set[K comparable, V any](b *book, table func(*book) map[K]V, key K, value V) {
+	keep(b, table, key)
+	table(b)[key] = value
+}
+
+func drop[K comparable, V any](b *book, table func(*book) map[K]V, key K) {
+	keep(b, table, key)
+	delete(table(b), key)
+}
+
+func keep[K comparable, V any](b *book, table func(*book) map[K]V, key K) {
+	if !b.keeps {
+		return
+	}
+	before, there := table(b)[key]
+	b.undo = append(b.undo, undo{time.Now(), func(b *book) {
+		if delete(table(b), key); there {
+			table(b)[key] = before
+		}
+	}})
+}
+
+func rowsOf(b *book) map[string]row                    { return b.rows }
+func slotsOf(b *book) map[ledger.Slot]slotRow          { return b.slots }
+func movedOf(b *book) map[placement.MoveID]int64       { return b.moved }
+func progressOf(b *book) map[placement.MoveID]progress { return b.progress }
+
+// promoted returns a standby of the shard that is its primary from now on: it lacks what was done since a time.
+func (b *book) promoted(since time.Time) *book {
+	next := *b
+	next.timeline, next.tx = b.timeline+1, b.tx+1000
+	next.rows, next.slots = maps.Clone(b.rows), maps.Clone(b.slots)
+	next.moved, next.progress = maps.Clone(b.moved), maps.Clone(b.progress)
+	next.undo = slices.Clone(b.undo)
+	for n := len(next.undo) - 1; n >= 0 && !next.undo[n].at.Before(since); n-- {
+		next.undo[n].back(&next)
+		next.undo = next.undo[:n]
+	}
+	return &next
 }
 
 // guard is what a shard says to one who holds a slot at an epoch.
@@ -117,14 +169,12 @@ func (b *book) guard(slot ledger.Slot, held ledger.Epoch) (placement.Answer, boo
 	switch {
 	case !ok || s.state == moved:
 		return placement.Moved, false
-	case s.state == incoming:
+	case s.state == incoming, s.state == fenced:
 		return placement.Fenced, false
 	case s.epoch < held && s.move != "":
 		return placement.Fenced, false
 	case s.epoch < held:
 		return placement.EpochAhead, false
-	case s.state == fenced:
-		return placement.Fenced, false
 	case s.epoch > held:
 		return placement.EpochOld, false
 	}
@@ -154,13 +204,13 @@ func (b *book) do(op write, m *placement.Map) (placement.Answer, bool) {
 			account = known
 		}
 		account.tx, account.version, account.balance = b.tx, account.version+1, account.balance+leg.amount
-		b.rows[account.key()] = account
+		set(b, rowsOf, account.key(), account)
 		entry := account
 		entry.kind, entry.amount, entry.op = entryRow, leg.amount, op.id
-		b.rows[entry.key()] = entry
+		set(b, rowsOf, entry.key(), entry)
 		record.amount -= leg.amount
 	}
-	b.rows[record.key()] = record
+	set(b, rowsOf, record.key(), record)
 	return "", true
 }
 
@@ -209,7 +259,7 @@ func (b *book) corrupt() {
 	for _, key := range slices.Sorted(maps.Keys(b.rows)) {
 		if r := b.rows[key]; r.kind == entryRow && b.slots[r.slot].state == incoming {
 			r.amount++
-			b.rows[key] = r
+			set(b, rowsOf, key, r)
 			return
 		}
 	}

@@ -17,4 +17,10 @@ const (
 	AbortsUnmarked Bug = "aborts-unmarked"
 	// AbortKeepsEpoch: an abort gives the slots back at the same epoch.
 	AbortKeepsEpoch Bug = "abort-keeps-epoch"
+	// IgnoresAdoption: a move is switched though a shard has another primary than the one that was fenced.
+	IgnoresAdoption Bug = "ignores-adoption"
+	// CleansBlindly: the source's rows are deleted without a look at whether the target owns them.
+	CleansBlindly Bug = "cleans-blindly"
+	// KeepsFinal: a target that has failed over is activated by the final pass of an earlier fence.
+	KeepsFinal Bug = "keeps-final"
 )

@@ -72,7 +72,7 @@ func (c *client) write(ctx context.Context, op write) {
 		answer, ok := b.do(op, c.m)
 		switch {
 		case ok:
-			w.acked[op.id] = op
+			w.acked[op.id] = acked{op, b.id, time.Now()}
 			w.slowest = max(w.slowest, time.Since(began))
 			w.check()
 		case answer == placement.EpochAhead && !c.frozen:

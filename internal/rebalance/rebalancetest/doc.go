@@ -15,15 +15,18 @@
 //
 // A fault happens to whoever comes to a point (rebalance.Points) for the nth time: it crashes; it sleeps, so that another
 // one leads and it wakes up as a second mover; it is deposed; its next request is lost, or done and the answer lost, or
-// done much later; a person aborts the move, or pauses it for a while; the source or the target is away for a while; a
-// row of the copy becomes another.
+// done much later; a person aborts the move, or pauses it for a while; the source or the target is away for a while, or
+// fails over to a standby that lacks what it did lately, while its old primary goes on answering whoever is connected to it;
+// a row of the copy becomes another.
 //
 // # What must hold
 //
 // At every step: at most one shard owns a slot; a shard that is ahead of no map never looks as if it had lost a write; on
 // each shard, the entries and system sides of the slots that it answers for and what is booked against @moved sum to zero.
 // In the end: the move has ended, the registry's owner owns, no other shard has a row or a slot that is fenced or incoming,
-// every acknowledged write is at the owner exactly once, entries are numbered without a gap.
+// every acknowledged write is at the owner exactly once, entries are numbered without a gap. After a failover this does not
+// hold for sums, nor for what the lost primary had acknowledged of its own slots in the time that is lost; for all else it
+// does.
 //
 // The bugs that are planted to see that all this bites are Bugs.
 package rebalancetest

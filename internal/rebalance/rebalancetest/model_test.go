@@ -100,16 +100,37 @@ func TestAutomatic(t *testing.T) {
 	}
 }
 
+// TestAfterItsEnd: a shard fails over when the move has ended, and has lost what it was told, but not the move's mark.
+func TestAfterItsEnd(t *testing.T) {
+	t.Parallel()
+	slow := rt.Fault{At: "after copy", Nth: 1, Kind: rt.Sleep, For: 1500 * time.Millisecond}
+	abort := rt.Fault{At: "after copy", Nth: 2, Kind: rt.Abort}
+	for _, faults := range [][]rt.Fault{
+		{slow, {At: "after record done", Nth: 1, Kind: rt.SourceFails, For: 7 * time.Second}},
+		{slow, abort, {At: "after record aborted", Nth: 1, Kind: rt.SourceFails, For: time.Second}},
+		{slow, abort, {At: "after record aborted", Nth: 1, Kind: rt.TargetFails, For: time.Second}},
+	} {
+		if end := played(t, rt.Story{Seed: *seed, Faults: faults}); end.Happened != len(faults) {
+			t.Errorf("%v: only %d of it happened", faults, end.Happened)
+		}
+	}
+}
+
 // TestManyFaults plays random walks. A failure's seed plays the walk again: -seed N -walks 1.
 func TestManyFaults(t *testing.T) {
 	t.Parallel()
 	faults := everyFault()
 	for i := range *walks {
 		random := rand.New(rand.NewPCG(*seed+uint64(i), 1))
-		story := rt.Story{Seed: *seed + uint64(i)}
+		story, failed := rt.Story{Seed: *seed + uint64(i)}, false
 		for range 2 + random.IntN(3) {
 			fault := faults[random.IntN(len(faults))]
 			fault.Nth = 1 + random.IntN(2)
+			if fails := fault.Kind == rt.SourceFails || fault.Kind == rt.TargetFails; fails && failed {
+				continue // what both have lost nobody has
+			} else if fails {
+				failed = true
+			}
 			story.Faults = append(story.Faults, fault)
 		}
 		played(t, story)
@@ -138,7 +159,14 @@ func everyFault() []rt.Fault {
 			{At: "before ", Kind: rt.Pause, For: 15 * time.Second},
 			{At: "before ", Kind: rt.SourceDown, For: 8 * time.Second},
 			{At: "before ", Kind: rt.TargetDown, For: 8 * time.Second},
+			{At: "before ", Kind: rt.SourceFails, For: 100 * time.Millisecond},
+			{At: "after ", Kind: rt.SourceFails, For: 10 * time.Second},
+			{At: "before ", Kind: rt.TargetFails, For: 100 * time.Millisecond},
+			{At: "after ", Kind: rt.TargetFails, For: 10 * time.Second},
 		} {
+			if fault.For == 10*time.Second && (point == "clean" || point == "record done" || point == "record aborted") {
+				continue // longer than a copy is kept: it may be the only one
+			}
 			fault.At += point
 			fault.Nth = 1
 			faults = append(faults, fault)

@@ -44,7 +44,7 @@ func (p *pair) change(ctx context.Context, b *book, doing string, holds []placem
 			with()
 		}
 		for slot, s := range after {
-			b.slots[slot] = s
+			set(b, slotsOf, slot, s)
 		}
 		p.world.checkSums()
 		return nil
@@ -89,6 +89,8 @@ func (p *pair) Mark(ctx context.Context, holds []placement.Hold) error {
 			return s, rebalance.ErrNotClean
 		case s.state == "" || s.state == moved && s.epoch <= held:
 			return slotRow{state: incoming, epoch: held, move: p.move.ID, token: p.token}, nil
+		case s.state == owned && s.epoch >= held:
+			return s, nil // activated
 		}
 		return refuse(s, held)
 	}, nil)
@@ -123,12 +125,12 @@ func (p *pair) store(ctx context.Context, rows []row, change func(*progress)) er
 				continue
 			}
 			r.tx = p.target.tx
-			p.target.rows[r.key()] = r
+			set(p.target, rowsOf, r.key(), r)
 		}
 		at := p.target.progress[p.move.ID]
 		at.rows += int64(len(rows))
 		change(&at)
-		p.target.progress[p.move.ID] = at
+		set(p.target, progressOf, p.move.ID, at)
 		return nil
 	})
 }
@@ -141,6 +143,14 @@ func (p *pair) progress(ctx context.Context) (at progress, err error) {
 	return at, err
 }
 
+// mustBeSame: a copy goes on only with the server that it began with.
+func (p *pair) mustBeSame(at progress) error {
+	if at.begun && at.timeline != p.source.timeline {
+		return rebalance.ErrStale
+	}
+	return nil
+}
+
 func (p *pair) CopyChunk(ctx context.Context, most int) (int, error) {
 	at, err := p.progress(ctx)
 	if err != nil {
@@ -149,6 +159,9 @@ func (p *pair) CopyChunk(ctx context.Context, most int) (int, error) {
 	var rows []row
 	snapshot := at.snapshot
 	err = p.read(ctx, func() error {
+		if err := p.mustBeSame(at); err != nil {
+			return err
+		}
 		if !at.begun {
 			snapshot = p.source.tx
 		}
@@ -164,14 +177,14 @@ func (p *pair) CopyChunk(ctx context.Context, most int) (int, error) {
 	}
 	p.at("inside copy")
 	return len(rows), p.store(ctx, rows, func(at *progress) {
-		at.begun, at.snapshot = true, snapshot
+		at.begun, at.timeline, at.snapshot = true, p.source.timeline, snapshot
 		if len(rows) > 0 {
 			at.after = rows[len(rows)-1].key()
 		}
 	})
 }
 
-func (p *pair) pass(ctx context.Context, needs slotState, final bool) (int, error) {
+func (p *pair) pass(ctx context.Context, final bool) (int, error) {
 	at, err := p.progress(ctx)
 	if err != nil {
 		return 0, err
@@ -181,10 +194,16 @@ func (p *pair) pass(ctx context.Context, needs slotState, final bool) (int, erro
 		snapshot int64
 	)
 	err = p.read(ctx, func() error {
+		if !at.begun {
+			return fmt.Errorf("the copy has not begun")
+		}
+		if err := p.mustBeSame(at); err != nil {
+			return err
+		}
 		for _, slot := range p.move.Slots {
 			s := p.source.slots[slot]
 			mine := s.move == p.move.ID && (s.token == p.token || p.world.bug == NoTokens)
-			if needs != "" && (s.state != needs || !mine) {
+			if final && (s.state != fenced && (s.state != moved || s.clean) || !mine) {
 				return fmt.Errorf("slot %d is not fenced by this mover: %+v", slot, s)
 			}
 		}
@@ -195,10 +214,15 @@ func (p *pair) pass(ctx context.Context, needs slotState, final bool) (int, erro
 		return 0, err
 	}
 	p.at("inside pass")
-	return len(rows), p.store(ctx, rows, func(at *progress) { at.snapshot, at.final = snapshot, final })
+	return len(rows), p.store(ctx, rows, func(at *progress) {
+		at.snapshot, at.final = snapshot, 0
+		if final {
+			at.final = p.target.timeline
+		}
+	})
 }
 
-func (p *pair) Pass(ctx context.Context) (int, error) { return p.pass(ctx, "", false) }
+func (p *pair) Pass(ctx context.Context) (int, error) { return p.pass(ctx, false) }
 
 func (p *pair) VerifyChunk(ctx context.Context) (int, error) {
 	at, err := p.progress(ctx)
@@ -207,6 +231,9 @@ func (p *pair) VerifyChunk(ctx context.Context) (int, error) {
 	}
 	var rows []row
 	err = p.read(ctx, func() error {
+		if err := p.mustBeSame(at); err != nil {
+			return err
+		}
 		for _, r := range p.source.since(p.move.Slots, -1) {
 			if r.kind != accountRow && r.tx <= at.snapshot {
 				rows = append(rows, r)
@@ -250,7 +277,7 @@ func (p *pair) Unfence(ctx context.Context, holds []placement.Hold) error {
 }
 
 func (p *pair) Final(ctx context.Context) (int, error) {
-	n, err := p.pass(ctx, fenced, true)
+	n, err := p.pass(ctx, true)
 	if err == nil && p.world.bug == ActivatesEarly {
 		p.world.mu.Lock()
 		holds := p.move.Holds(p.world.placement())
@@ -265,19 +292,21 @@ func (p *pair) Final(ctx context.Context) (int, error) {
 
 func (p *pair) Activate(ctx context.Context, holds []placement.Hold) error {
 	next := func(s slotRow, held ledger.Epoch) (slotRow, error) {
+		mine := s.state == incoming && s.move == p.move.ID
 		switch {
-		case s.state == incoming && s.move == p.move.ID && s.epoch < held:
-			if !p.target.progress[p.move.ID].final {
-				return s, fmt.Errorf("the last pass was not made under the fence")
+		case mine && s.epoch <= held || s.state == "" || s.state == moved && s.epoch < held:
+			final := p.target.progress[p.move.ID].final
+			if !mine || final != p.target.timeline && (final == 0 || p.world.bug != KeepsFinal) {
+				return s, rebalance.ErrNotFinal
 			}
 			return slotRow{state: owned, epoch: held, clean: true}, nil
-		case s.epoch >= held:
+		case s.epoch >= held && !mine:
 			return s, nil
 		}
 		return refuse(s, held)
 	}
 	return p.change(ctx, p.target, "the target is activated", holds, next, func() {
-		p.target.moved[p.move.ID] = -p.target.sumOf(p.move.Slots)
+		set(p.target, movedOf, p.move.ID, -p.target.sumOf(p.move.Slots))
 	})
 }
 
@@ -297,7 +326,7 @@ func (p *pair) Tombstone(ctx context.Context, holds []placement.Hold) error {
 		return refuse(s, held)
 	}
 	return p.change(ctx, p.source, "the source has a tombstone", holds, next, func() {
-		p.source.moved[p.move.ID] = p.source.sumOf(p.move.Slots)
+		set(p.source, movedOf, p.move.ID, p.source.sumOf(p.move.Slots))
 	})
 }
 
@@ -306,7 +335,7 @@ func (p *pair) Restore(ctx context.Context, holds []placement.Hold) error {
 		switch {
 		case p.mayTell(s, held), s.state == owned && s.move == p.move.ID, s.state == fenced && s.move == p.move.ID:
 			return slotRow{state: owned, epoch: held, clean: true}, nil
-		case s.epoch >= held:
+		case s.epoch >= held && s.state == owned, s.epoch > held:
 			return s, nil
 		}
 		return refuse(s, held)
@@ -327,11 +356,43 @@ func (p *pair) Discard(ctx context.Context, holds []placement.Hold) error {
 	}, nil)
 }
 
+// mayClean: the target owns what the source is about to delete, or has owned it.
+func (p *pair) mayClean(ctx context.Context) error {
+	left := make(map[ledger.Slot]ledger.Epoch)
+	err := p.read(ctx, func() error {
+		for _, slot := range p.move.Slots {
+			if s := p.source.slots[slot]; s.state == moved && !s.clean && s.move == p.move.ID {
+				left[slot] = s.epoch
+			}
+		}
+		return nil
+	})
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	return p.request(ctx, p.target, func() error {
+		for slot, epoch := range left {
+			if s := p.target.slots[slot]; s.state == "" || s.state == incoming || s.epoch < epoch {
+				return fmt.Errorf("%w: slot %d is %+v", rebalance.ErrNotActivated, slot, s)
+			}
+		}
+		return nil
+	})
+}
+
 func (p *pair) CleanChunk(ctx context.Context, most int) (deleted int, err error) {
 	for _, b := range []*book{p.source, p.target} {
+		if b == p.source && p.world.bug != CleansBlindly {
+			if err := p.mayClean(ctx); err != nil {
+				return 0, err
+			}
+		}
 		err := p.request(ctx, b, func() error {
 			for _, slot := range p.move.Slots {
 				s := b.slots[slot]
+				if (s.move == p.move.ID || s.move == "") && (s.state == fenced || s.move != "" && s.state == owned) {
+					return fmt.Errorf("slot %d is %+v", slot, s)
+				}
 				if s.state != moved || s.clean || s.move != p.move.ID {
 					continue
 				}
@@ -344,12 +405,12 @@ func (p *pair) CleanChunk(ctx context.Context, most int) (deleted int, err error
 						left++
 						continue
 					}
-					delete(b.rows, key)
+					drop(b, rowsOf, key)
 					deleted++
 				}
 				if left == 0 {
 					s.clean, s.move, s.token = true, "", 0
-					b.slots[slot] = s
+					set(b, slotsOf, slot, s)
 				}
 			}
 			return nil

@@ -119,8 +119,11 @@ func (r *registry) View(ctx context.Context) (view *rebalance.View, err error) {
 func (w *World) view() *rebalance.View {
 	return &rebalance.View{
 		Revision: w.revision, Map: w.placement(),
-		Shards: []rebalance.Shard{{ID: source, Weight: 1}, {ID: target, Weight: 1, Draining: w.drains}},
-		Moves:  slices.SortedFunc(maps.Values(w.moves), func(a, b placement.Move) int { return cmp.Compare(a.ID, b.ID) }),
+		Shards: []rebalance.Shard{
+			{ID: source, Weight: 1, Revision: w.records[source]},
+			{ID: target, Weight: 1, Draining: w.drains, Revision: w.records[target]},
+		},
+		Moves: slices.SortedFunc(maps.Values(w.moves), func(a, b placement.Move) int { return cmp.Compare(a.ID, b.ID) }),
 	}
 }
 
@@ -152,7 +155,17 @@ func (w *World) stored(move placement.Move) (placement.Move, error) {
 	return stored, nil
 }
 
-func (r *registry) Advance(ctx context.Context, move placement.Move, to placement.Phase) (next placement.Move, err error) {
+// seen compares what a caller has seen of a move's shards. The caller holds w.mu.
+func (w *World) seen(move placement.Move, revision int64) error {
+	if w.bug != IgnoresAdoption && max(w.records[move.Source], w.records[move.Target]) > revision {
+		return rebalance.ErrShardChanged
+	}
+	return nil
+}
+
+func (r *registry) Advance(
+	ctx context.Context, move placement.Move, to placement.Phase, seen int64,
+) (next placement.Move, err error) {
 	err = r.request(ctx, nil, func() error {
 		if r.token != r.world.leader {
 			return rebalance.ErrNotLeading
@@ -161,9 +174,15 @@ func (r *registry) Advance(ctx context.Context, move placement.Move, to placemen
 		if err != nil {
 			return err
 		}
+		if err := r.world.seen(stored, seen); err != nil {
+			return err
+		}
 		stored.Phase, stored.FenceMillis = to, move.FenceMillis
-		if now := time.Now(); to.Ended() {
+		switch now := time.Now(); {
+		case to.Ended():
 			stored.EndedAt = &now
+		case to == placement.PhaseClean:
+			stored.ToldAt = &now
 		}
 		next = r.world.write(r.name, stored)
 		return nil
@@ -171,7 +190,7 @@ func (r *registry) Advance(ctx context.Context, move placement.Move, to placemen
 	return next, err
 }
 
-func (r *registry) Switch(ctx context.Context, move placement.Move) (next placement.Move, err error) {
+func (r *registry) Switch(ctx context.Context, move placement.Move, seen int64) (next placement.Move, err error) {
 	err = r.request(ctx, nil, func() error {
 		if r.token != r.world.leader {
 			return rebalance.ErrNotLeading
@@ -182,6 +201,9 @@ func (r *registry) Switch(ctx context.Context, move placement.Move) (next placem
 		}
 		if stored.Phase != placement.PhaseFence {
 			return fmt.Errorf("a move in phase %s cannot be switched", stored.Phase)
+		}
+		if err := r.world.seen(stored, seen); err != nil {
+			return err
 		}
 		next = r.world.decide(r.name, stored, placement.PhaseSwitched, stored.Target)
 		return nil
@@ -209,6 +231,7 @@ func (w *World) decide(by string, move placement.Move, phase placement.Phase, ow
 			epoch--
 		}
 		w.owners[slot] = placement.Owner{Shard: owner, Epoch: epoch}
+		move.Epochs = append(move.Epochs, epoch)
 	}
 	return w.write(by, move)
 }
@@ -241,6 +264,15 @@ func (w *World) abort(by string, move placement.Move, cause string) (placement.M
 	return w.decide(by, stored, placement.PhaseAborting, stored.Source), nil
 }
 
+func (r *registry) Leads(ctx context.Context) error {
+	return r.request(ctx, nil, func() error {
+		if r.token != r.world.leader {
+			return rebalance.ErrNotLeading
+		}
+		return nil
+	})
+}
+
 func (r *registry) Forget(context.Context) error { return nil }
 
 func (r *registry) Changed() <-chan struct{} {
@@ -254,16 +286,20 @@ type shards struct{ *process }
 
 var _ rebalance.Shards = (*shards)(nil)
 
-func (s *shards) Pair(_ *rebalance.View, move placement.Move, token int64) (rebalance.Pair, error) {
-	return &pair{
-		process: s.process, move: move, token: token, source: s.world.books[move.Source], target: s.world.books[move.Target],
-	}, nil
+func (s *shards) Pair(view *rebalance.View, move placement.Move, token int64) (rebalance.Pair, error) {
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	at := func(id ledger.ShardID) *book {
+		known, _ := view.Shard(id)
+		return s.world.servers[server{id, known.Revision}]
+	}
+	return &pair{process: s.process, move: move, token: token, source: at(move.Source), target: at(move.Target)}, nil
 }
 
 func (s *shards) Fenced(ctx context.Context, _ *rebalance.View, longer time.Duration) (moves []placement.MoveID, err error) {
 	var errs []error
 	for _, id := range []ledger.ShardID{source, target} {
-		b := s.world.books[id]
+		b := s.primary(id)
 		errs = append(errs, s.request(ctx, b, func() error {
 			for slot := range ledger.Slot(slots) {
 				row := b.slots[slot]
@@ -278,7 +314,7 @@ func (s *shards) Fenced(ctx context.Context, _ *rebalance.View, longer time.Dura
 }
 
 func (s *shards) Uncleaned(ctx context.Context, _ *rebalance.View, id ledger.ShardID) (left placement.SlotSet, err error) {
-	b := s.world.books[id]
+	b := s.primary(id)
 	err = s.request(ctx, b, func() error {
 		for slot := range ledger.Slot(slots) {
 			if row, ok := b.slots[slot]; ok && !row.clean {
@@ -288,4 +324,23 @@ func (s *shards) Uncleaned(ctx context.Context, _ *rebalance.View, id ledger.Sha
 		return nil
 	})
 	return left, err
+}
+
+func (s *shards) Copies(ctx context.Context, _ *rebalance.View, id ledger.ShardID) (moves []placement.MoveID, err error) {
+	b := s.primary(id)
+	err = s.request(ctx, b, func() error {
+		for _, row := range b.slots {
+			if !row.clean && (row.state == incoming || row.state == moved) && !slices.Contains(moves, row.move) {
+				moves = append(moves, row.move)
+			}
+		}
+		return nil
+	})
+	return moves, err
+}
+
+func (s *shards) primary(id ledger.ShardID) *book {
+	s.world.mu.Lock()
+	defer s.world.mu.Unlock()
+	return s.world.books[id]
 }

@@ -358,7 +358,7 @@ func (r *real) check() {
 		}
 	}
 	for id := range r.open {
-		left, err := r.shards.Uncleaned(r.ctx, nil, id)
+		left, err := r.shards.Uncleaned(r.ctx, assembly.RebalanceView(r.watcher.Current()), id)
 		if err != nil || len(left) > 0 {
 			r.Errorf("shard %s has copies of %s left, %v", id, left, err)
 		}

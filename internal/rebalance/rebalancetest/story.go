@@ -22,17 +22,19 @@ type Kind string
 
 // What can go wrong.
 const (
-	Crash      Kind = "crash"       // and another process comes after a while
-	Sleep      Kind = "sleep"       // for a while; without noticing it, the process goes on where it was
-	Depose     Kind = "depose"      // another process leads, and this one is told
-	Lost       Kind = "lost answer" // its next request is done, the answer is lost
-	Refused    Kind = "lost"        // its next request is lost
-	Late       Kind = "late"        // its next request is done after a while, whether somebody still waits for it or not
-	Abort      Kind = "abort"       // a person aborts the move
-	Pause      Kind = "pause"       // a person pauses the move, for a while
-	SourceDown Kind = "source down" // for a while
-	TargetDown Kind = "target down" // for a while
-	Corrupt    Kind = "corrupt"     // an entry of the target's copy becomes another
+	Crash       Kind = "crash"             // and another process comes after a while
+	Sleep       Kind = "sleep"             // for a while; without noticing it, the process goes on where it was
+	Depose      Kind = "depose"            // another process leads, and this one is told
+	Lost        Kind = "lost answer"       // its next request is done, the answer is lost
+	Refused     Kind = "lost"              // its next request is lost
+	Late        Kind = "late"              // its next request is done after a while, whether somebody still waits for it or not
+	Abort       Kind = "abort"             // a person aborts the move
+	Pause       Kind = "pause"             // a person pauses the move, for a while
+	SourceDown  Kind = "source down"       // for a while
+	TargetDown  Kind = "target down"       // for a while
+	SourceFails Kind = "source fails over" // and lacks what it did for so long
+	TargetFails Kind = "target fails over" // and lacks what it did for so long
+	Corrupt     Kind = "corrupt"           // an entry of the target's copy becomes another
 )
 
 // Fault happens to the process that comes to a point for the nth time, counted over all processes.
@@ -110,6 +112,11 @@ type stage struct {
 func play(story Story) End {
 	w := newWorld(story.Seed, story.Bug)
 	s := &stage{World: w, story: story, visits: make(map[string]int)}
+	for _, fault := range story.Faults {
+		for _, b := range w.books {
+			b.keeps = b.keeps || fault.Kind == SourceFails || fault.Kind == TargetFails
+		}
+	}
 	ctx, stop := context.WithCancel(context.Background())
 
 	var clients, processes sync.WaitGroup
@@ -143,11 +150,13 @@ func play(story Story) End {
 	w.mu.Unlock()
 	processes.Go(func() { s.elect(running) })
 
-	for s.goesOn() && time.Since(now) < longest {
-		time.Sleep(100 * time.Millisecond)
+	for again := true; again; again = s.goesOn() && time.Since(now) < longest {
+		for s.goesOn() && time.Since(now) < longest {
+			time.Sleep(100 * time.Millisecond)
+		}
+		s.visitors.Wait()
+		time.Sleep(5 * time.Second) // what comes late comes now
 	}
-	s.visitors.Wait()
-	time.Sleep(5 * time.Second) // what comes late comes now
 	stop()
 	clients.Wait()
 	kill()
@@ -164,7 +173,8 @@ func play(story Story) End {
 	}
 }
 
-// goesOn tells whether a move has not ended, or somebody sleeps, or there is something to be balanced.
+// goesOn tells whether a move has not ended, or somebody sleeps, or a failover has left
+// something to be tidied up, or there is something to be balanced.
 func (s *stage) goesOn() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,7 +187,13 @@ func (s *stage) goesOn() bool {
 		s.touch()
 		s.tell("shard %s drains", target)
 	}
-	return s.sleepers > 0 || s.current() != nil || s.story.Automatic && (owns || !s.drains)
+	left := false
+	for _, b := range s.books {
+		for _, row := range b.slots {
+			left = left || row.state == fenced || !row.clean && row.state != owned
+		}
+	}
+	return s.sleepers > 0 || s.current() != nil || left && s.lossy || s.story.Automatic && (owns || !s.drains)
 }
 
 // current returns a move that has not ended, or nil. The caller holds s.mu.
@@ -296,6 +312,10 @@ func (s *stage) happen(p *process, fault Fault) {
 		}
 	case Corrupt:
 		s.books[target].corrupt()
+	case SourceFails:
+		s.failOver(source, fault.For)
+	case TargetFails:
+		s.failOver(target, fault.For)
 	case SourceDown:
 		s.away(source, fault.For)
 	case TargetDown:
