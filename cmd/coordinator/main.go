@@ -1,5 +1,5 @@
-// Command coordinator carries transfers between shards to their ends, and spreads a new cluster's slots over its shards.
-// Several may run for one cluster: one is elected for each home shard, and two at once are harmless.
+// Command coordinator carries transfers between shards to their ends, spreads a new cluster's slots over its shards, and
+// moves slots between shards. Several may run for one cluster: one is elected for each task, and two at once are harmless.
 package main
 
 import (

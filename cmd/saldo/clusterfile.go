@@ -20,6 +20,8 @@ type clusterFile struct {
 	Shards []shardPart `json:"shards"`
 	PID    int         `json:"pid"` // of saldo dev: router, coordinator and etcd
 	Log    string      `json:"log"`
+
+	Control *controlPart `json:"control"`
 }
 
 type shardPart struct {

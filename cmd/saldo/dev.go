@@ -28,6 +28,12 @@ import (
 )
 
 type devCommand struct {
+	Run      devRunCommand      `cmd:"" default:"withargs" help:"Run the cluster. This is what saldo dev alone does."`
+	AddShard devAddShardCommand `cmd:"" help:"Add a shard to the cluster that saldo dev runs, and see its share of the slots move to it."`
+	Drain    devDrainCommand    `cmd:"" help:"Take a shard out of the cluster that saldo dev runs: its slots move away, its Postgres stops, its data is put aside."`
+}
+
+type devRunCommand struct {
 	HTTP     string   `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
 	Data     string   `name:"data" env:"SALDO_DATA" default:"${data}" help:"Data directory, kept from run to run. cluster.json in it tells where the parts are."`
 	Shards   int      `name:"shards" env:"SALDO_SHARDS" default:"3" help:"Postgres servers that a new cluster begins with."`
@@ -36,7 +42,7 @@ type devCommand struct {
 }
 
 // Validate is called by the flag parser.
-func (c *devCommand) Validate() error {
+func (c *devRunCommand) Validate() error {
 	if c.Shards < 1 || c.Shards > 64 {
 		return fmt.Errorf("--shards is %d, not 1 to 64", c.Shards)
 	}
@@ -47,8 +53,8 @@ func (c *devCommand) Validate() error {
 // stopTime is for the servers to shut down.
 const stopTime = 20 * time.Second
 
-func (c *devCommand) Run(ctx context.Context, to streams) (err error) {
-	d := &dev{devCommand: *c, to: to, changed: make(chan struct{}, 1)}
+func (c *devRunCommand) Run(ctx context.Context, to streams) (err error) {
+	d := &dev{devRunCommand: *c, to: to, changed: make(chan struct{}, 1), postgres: make(map[ledger.ShardID]*local.Postgres)}
 	defer func() { err = errors.Join(err, d.stop()) }()
 	flush, err := telemetry.StartTracing(ctx, "saldo-dev")
 	if err != nil {
@@ -69,19 +75,25 @@ func (c *devCommand) Run(ctx context.Context, to streams) (err error) {
 
 // dev is a cluster on this machine.
 type dev struct {
-	devCommand
+	devRunCommand
 	to       streams
 	log      *slog.Logger // of the services: to the log file
 	console  *slog.Logger // of the servers: to the log file and, what a person should see, to standard error
 	logFile  *os.File
 	lock     *local.DirLock
 	listener net.Listener
+	control  *control
 
+	binaries local.Binaries
 	etcd     *local.Etcd
-	postgres map[ledger.ShardID]*local.Postgres
 	cluster  *cluster.Cluster
 	config   cluster.ClusterConfig
 	changed  chan struct{} // room for one: a server came, went or moved
+
+	changing sync.Mutex // held while a shard is added or put aside
+
+	mu       sync.Mutex // guards postgres and the writing of cluster.json
+	postgres map[ledger.ShardID]*local.Postgres
 }
 
 func (d *dev) say(format string, args ...any) { fmt.Fprintf(d.to.err, format+"\n", args...) }
@@ -100,6 +112,9 @@ func (d *dev) prepare() (err error) {
 	if d.listener, err = net.Listen("tcp", d.HTTP); err != nil {
 		return fmt.Errorf("serve on %s (choose another address with --http or SALDO_HTTP): %w", d.HTTP, err)
 	}
+	if d.control, err = newControl(d); err != nil {
+		return err
+	}
 	d.logFile, err = os.OpenFile(filepath.Join(d.Data, "saldo.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -115,40 +130,36 @@ func (d *dev) prepare() (err error) {
 	return nil
 }
 
-// startServers starts etcd and every Postgres, side by side.
-func (d *dev) startServers(ctx context.Context) error {
+// startServers starts etcd, which knows the shards, and then every Postgres, side by side.
+func (d *dev) startServers(ctx context.Context) (err error) {
 	begun := time.Now()
-	binaries, err := local.FindPostgres(os.Getenv)
-	if err != nil {
+	if d.binaries, err = local.FindPostgres(os.Getenv); err != nil {
 		return err
 	}
-	ids, err := d.shardIDs()
-	if err != nil {
-		return err
-	}
-	d.say("starting etcd and %d Postgres %s servers in %s", len(ids), binaries.Version, d.Data)
 	d.etcd = local.NewEtcd(local.EtcdOptions{Dir: filepath.Join(d.Data, "etcd"), Log: d.log})
-	d.postgres = make(map[ledger.ShardID]*local.Postgres)
-	for _, id := range ids {
-		d.postgres[id] = local.NewPostgres(local.PostgresOptions{
-			Binaries: binaries, Dir: filepath.Join(d.Data, string(id)), Name: string(id), Log: d.console,
-			OnEvent: func(local.Event) {
-				select {
-				case d.changed <- struct{}{}:
-				default:
-				}
-			},
-		})
+	if err := d.etcd.Start(ctx); err != nil {
+		return err
+	}
+	d.cluster, err = cluster.Connect(ctx, cluster.Config{Endpoints: d.etcd.Endpoints(), Log: d.log})
+	if err != nil {
+		return err
+	}
+	ids, err := d.shardIDs(ctx)
+	if err != nil {
+		return err
+	}
+	d.say("starting %d Postgres %s servers beside etcd in %s", len(ids), d.binaries.Version, d.Data)
+	if len(ids) < d.Shards {
+		d.say("  (the cluster that is kept here has no more: saldo dev add-shard adds one)")
 	}
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error { return d.etcd.Start(groupCtx) })
-	for id, server := range d.postgres {
+	for _, id := range ids {
 		group.Go(func() error {
-			if err := server.Start(groupCtx); err != nil {
-				return fmt.Errorf("start the Postgres of shard %s: %w", id, err)
+			server, err := d.startPostgres(groupCtx, id)
+			if err == nil {
+				d.say("  %s: Postgres on port %d", id, server.Port())
 			}
-			d.say("  %s: Postgres on port %d", id, server.Port())
-			return nil
+			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -158,69 +169,80 @@ func (d *dev) startServers(ctx context.Context) error {
 	return nil
 }
 
-// shardIDs returns the shards of the cluster that is kept here, at least as many as were asked for.
-func (d *dev) shardIDs() ([]ledger.ShardID, error) {
-	var ids []ledger.ShardID
-	for n := 1; ; n++ {
-		id := ledger.ShardID(fmt.Sprintf("s%d", n))
-		exists, err := local.Exists(filepath.Join(d.Data, string(id)))
-		if err != nil {
-			return nil, err
-		}
-		if n > d.Shards && !exists {
-			return ids, nil
-		}
-		ids = append(ids, id)
+func (d *dev) startPostgres(ctx context.Context, id ledger.ShardID) (*local.Postgres, error) {
+	server := local.NewPostgres(local.PostgresOptions{
+		Binaries: d.binaries, Dir: d.shardDir(id), Name: string(id), Log: d.console,
+		OnEvent: func(local.Event) {
+			select {
+			case d.changed <- struct{}{}:
+			default:
+			}
+		},
+	})
+	if err := server.Start(ctx); err != nil {
+		return nil, fmt.Errorf("start the Postgres of shard %s: %w", id, err)
 	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.postgres[id] = server
+	return server, nil
+}
+
+// server returns the Postgres of a shard, if it was started.
+func (d *dev) server(id ledger.ShardID) (*local.Postgres, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	server, ok := d.postgres[id]
+	return server, ok
 }
 
 // formCluster migrates, enrolls and registers what is new.
 func (d *dev) formCluster(ctx context.Context) (err error) {
-	d.cluster, err = cluster.Connect(ctx, cluster.Config{Endpoints: d.etcd.Endpoints(), Log: d.log})
-	if err != nil {
-		return err
-	}
 	view, err := assembly.Form(ctx, d.cluster, d.databases(), func(line string) { d.log.Info(line) })
 	if err != nil {
 		return err
 	}
 	d.config = view.Config
-	for _, id := range sortedIDs(view.Shards) {
-		if !slices.Contains(view.Map.Shards(), id) {
-			d.say("  %s: has no slots, since it joined after the cluster was founded", id)
-		}
-	}
 	return d.writeFile()
 }
 
 // databases are the servers as the cluster knows them, where they are now.
 func (d *dev) databases() []assembly.Database {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	var all []assembly.Database
 	for id, server := range d.postgres {
-		all = append(all, assembly.Database{
-			ID: id, DSN: server.DSNWithoutPassword(), OwnerDSN: server.DSN(), Password: server.Password(),
-		})
+		all = append(all, d.database(id, server))
 	}
 	return all
 }
 
+func (d *dev) database(id ledger.ShardID, server *local.Postgres) assembly.Database {
+	return assembly.Database{ID: id, DSN: server.DSNWithoutPassword(), OwnerDSN: server.DSN(), Password: server.Password()}
+}
+
 func (d *dev) password(id ledger.ShardID) string {
-	if server, ok := d.postgres[id]; ok {
+	if server, ok := d.server(id); ok {
 		return server.Password()
 	}
 	return ""
 }
 
 func (d *dev) writeFile() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	file := clusterFile{
 		HTTP: "http://" + d.listener.Addr().String(), Etcd: d.etcd.Endpoints(), Prefix: "/saldo/default/",
-		PID: os.Getpid(), Log: d.logFile.Name(),
+		PID: os.Getpid(), Log: d.logFile.Name(), Control: d.control.part(),
 	}
 	for _, id := range sortedIDs(d.postgres) {
-		server := d.postgres[id]
-		file.Shards = append(file.Shards, shardPart{ID: id, DSN: server.DSN(), PID: server.PID(), Data: server.Data(), Log: server.LogFile()})
+		file.Shards = append(file.Shards, d.part(id, d.postgres[id]))
 	}
 	return file.write(d.Data)
+}
+
+func (d *dev) part(id ledger.ShardID, server *local.Postgres) shardPart {
+	return shardPart{ID: id, DSN: server.DSN(), PID: server.PID(), Data: server.Data(), Log: server.LogFile()}
 }
 
 func sortedIDs[V any](m map[ledger.ShardID]V) []ledger.ShardID { return slices.Sorted(maps.Keys(m)) }
@@ -235,7 +257,9 @@ func (d *dev) serve(ctx context.Context) error {
 	coordinatorCtx, stopCoordinator := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
 		return wire.RunCoordinator(coordinatorCtx, wire.Coordinator{
-			Settle: 3 * time.Second, Handover: time.Second, Poll: 500 * time.Millisecond, Etcd: etcd, Postgres: postgres,
+			Settle: 3 * time.Second, Handover: time.Second, Poll: 500 * time.Millisecond,
+			Rebalance: "auto", Retention: 5 * time.Second, MoveSlots: 512, MoveShare: 0.5,
+			Etcd: etcd, Postgres: postgres,
 		}, d.password, d.log)
 	})
 	group.Go(func() error {
@@ -247,6 +271,7 @@ func (d *dev) serve(ctx context.Context) error {
 		}, d.password, d.listener, d.log)
 	})
 	group.Go(func() error { return d.keepCurrent(ctx) })
+	group.Go(func() error { return d.control.serve(ctx) })
 	group.Go(func() error {
 		if err := d.makeDemoUser(ctx); err != nil {
 			if ctx.Err() != nil {
@@ -334,8 +359,10 @@ Saldo serves on %[1]s (shards: %[2]d). Try:
   curl %[1]s/users -H 'Content-Type: application/json' -d '{"id":"alice","name":"Alice"}'
   curl %[1]s/transfers -H 'Content-Type: application/json' -d '{"source":"%[3]s","destination":"alice","amount":25}'
 
+  saldo dev add-shard     and see a share of the users move to it, while they pay
+
 Logs and data: %[4]s (where the parts are: cluster.json). The interface: %[1]s/openapi.yaml. Stop with Ctrl-C.
-`, url, len(d.postgres), demoUser, d.Data)
+`, url, len(d.databases()), demoUser, d.Data)
 }
 
 // stop ends what was started, last first.
@@ -361,6 +388,9 @@ func (d *dev) stop() error {
 	}
 	if d.listener != nil {
 		_ = d.listener.Close() // the router has closed it, if it came so far
+	}
+	if d.control != nil {
+		_ = d.control.listener.Close() // as has the door
 	}
 	if d.lock != nil && d.etcd != nil {
 		_ = os.Remove(clusterFileIn(d.Data)) // nothing is there any more

@@ -3,21 +3,22 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
-	"text/tabwriter"
-	"time"
 
 	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
-	"github.com/saldo-ledger/saldo/shard"
 )
 
 type shardCommand struct {
-	Add  shardAddCommand  `cmd:"" help:"Migrate a Postgres database and register it as a shard. Doing it again changes nothing."`
-	List shardListCommand `cmd:"" help:"Show the shards of a cluster, what they own, and whether they answer."`
+	Add      shardAddCommand      `cmd:"" help:"Migrate a Postgres database and register it as a shard. Doing it again changes nothing."`
+	List     shardListCommand     `cmd:"" help:"Show the shards of a cluster, what they own, and whether they answer."`
+	Drain    shardDrainCommand    `cmd:"" help:"Have all slots move away from a shard."`
+	Activate shardActivateCommand `cmd:"" help:"Take a drain back: the shard gets slots again."`
+	Weight   shardWeightCommand   `cmd:"" help:"Say how many slots a shard should have, relative to the others."`
+	Remove   shardRemoveCommand   `cmd:"" help:"Forget a shard that has been drained."`
+	Adopt    shardAdoptCommand    `cmd:"" help:"Accept a shard's new primary, after a failover."`
+	Doctor   shardDoctorCommand   `cmd:"" help:"Look at the shards' servers, and find and mend what a failover has lost."`
 }
 
 type shardAddCommand struct {
@@ -25,7 +26,23 @@ type shardAddCommand struct {
 	ID            string `name:"id" required:"" help:"Of the shard, never to be used again: letters, digits and . _ - : + ~ @."`
 	DSN           string `name:"dsn" required:"" help:"How routers and coordinators reach it. A password in it is used now and not stored."`
 	OwnerDSN      string `name:"owner-dsn" env:"SALDO_OWNER_DSN" help:"How to log in to migrate, as a user who may create a schema and roles. Default: --dsn."`
+	Weight        int    `name:"weight" default:"1" help:"How many slots it should have, relative to the others."`
 	InitialShards int    `name:"initial-shards" env:"SALDO_INITIAL_SHARDS" help:"Of a cluster that is created by this: its slots are spread when so many shards are there. Default: the coordinator spreads them when no shard has joined for a while."`
+}
+
+// Validate is called by the flag parser.
+func (c *shardAddCommand) Validate() error {
+	if c.Weight < 1 {
+		return fmt.Errorf("--weight is %d, not 1 or more", c.Weight)
+	}
+	return nil
+}
+
+// Help says what happens next.
+func (c *shardAddCommand) Help() string {
+	return "The database is looked at first: one that is not empty, or is another shard, is left as it is. " +
+		"A shard that joins a cluster whose slots are spread owns none at first. Where the coordinators run with --rebalance=auto " +
+		"its share moves to it; elsewhere `saldo rebalance` does that."
 }
 
 func (c *shardAddCommand) Run(ctx context.Context, to streams) error {
@@ -46,57 +63,61 @@ func (c *shardAddCommand) Run(ctx context.Context, to streams) error {
 		fmt.Fprintf(to.err, "created cluster %s\n", config.UID)
 	}
 	return assembly.Join(ctx, etcd, config, assembly.Database{
-		ID: id, DSN: c.DSN, OwnerDSN: cmp.Or(c.OwnerDSN, c.DSN), Password: passwords(id),
+		ID: id, DSN: c.DSN, OwnerDSN: cmp.Or(c.OwnerDSN, c.DSN), Password: passwords(id), Weight: c.Weight,
 	}, passwords, func(line string) { fmt.Fprintln(to.err, line) })
 }
 
-type shardListCommand struct {
+type shardWeightCommand struct {
 	target `embed:""`
+	ID     string `arg:"" help:"The shard."`
+	Weight int    `arg:"" help:"At least 1. A shard of weight 2 should have twice as many slots as one of weight 1."`
 }
 
-func (c *shardListCommand) Run(ctx context.Context, to streams) error {
-	etcd, passwords, err := c.connect(ctx)
+// Help says what happens next.
+func (c *shardWeightCommand) Help() string {
+	return "Slots move by it where the coordinators run with --rebalance=auto, and elsewhere when you say `saldo rebalance`."
+}
+
+func (c *shardWeightCommand) Run(ctx context.Context, to streams) error {
+	etcd, _, err := c.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer etcd.Close()
 	view, err := etcd.Read(ctx)
-	if errors.Is(err, cluster.ErrNotInitialized) {
-		fmt.Fprintln(to.err, "no cluster under this prefix yet: add a shard with `saldo shard add`")
-		return nil
-	}
 	if err != nil {
 		return err
 	}
+	known, err := shardOf(view, c.ID)
+	if err != nil {
+		return err
+	}
+	if _, err := etcd.SetWeight(ctx, view.Config, known.ID, c.Weight); err != nil {
+		return err
+	}
+	fmt.Fprintf(to.err, "shard %s: weight %d, was %d\n", known.ID, c.Weight, known.Weight)
+	return nil
+}
+
+// shardOf returns a registered shard.
+func shardOf(view *cluster.View, id string) (cluster.Shard, error) {
+	known, ok := view.Shards[ledger.ShardID(id)]
+	if !ok {
+		return known, fmt.Errorf("the cluster has no shard %q: it has %v", id, sortedIDs(view.Shards))
+	}
+	return known, nil
+}
+
+// errNotFounded says what a cluster waits for whose slots are not spread yet.
+func errNotFounded(view *cluster.View) error {
+	return fmt.Errorf("the cluster's slots are not spread yet: %s", assembly.Founding(view))
+}
+
+// slotCounts is how many slots each shard owns.
+func slotCounts(view *cluster.View) map[ledger.ShardID]int {
 	slots := make(map[ledger.ShardID]int)
 	for _, r := range view.Map.Ranges() {
 		slots[r.Shard] += int(r.Last-r.First) + 1
 	}
-	table := tabwriter.NewWriter(to.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "SHARD\tSTATE\tWEIGHT\tSLOTS\tANSWERS\tDSN")
-	for _, id := range sortedIDs(view.Shards) {
-		s := view.Shards[id]
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\t%s\n", id, s.State, s.Weight, slots[id], answers(ctx, view.Config.UID, s, passwords(id)), s.DSN)
-	}
-	if err := table.Flush(); err != nil {
-		return err
-	}
-	if !view.Founded() {
-		fmt.Fprintln(to.err, "the cluster's slots are not spread yet: "+assembly.Founding(view))
-	}
-	return nil
-}
-
-func answers(ctx context.Context, uid string, s cluster.Shard, password string) string {
-	opened, err := shard.Open(shard.Config{Cluster: uid, ID: s.ID, DSN: s.DSN, Password: password, Name: "saldo shard list"}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return "no: " + err.Error()
-	}
-	defer opened.Close()
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
-	if err := opened.Ping(ctx); err != nil {
-		return "no"
-	}
-	return "yes"
+	return slots
 }

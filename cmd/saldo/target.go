@@ -45,19 +45,32 @@ func (t *target) find() (f found, err error) {
 		}
 		if f.file != nil {
 			t.Endpoints, t.Prefix = f.file.Etcd, f.file.Prefix
-			f.passwords = f.file.passwords()
+			f.passwords = f.file.passwords(t.Data)
 		}
 	}
 	f.etcd, err = t.Config(slog.New(slog.DiscardHandler))
 	return f, err
 }
 
-func (c *clusterFile) passwords() wire.Passwords {
-	known := make(map[ledger.ShardID]string)
+// passwords are those of the shards. A shard that joins later is looked up when it is asked for.
+func (c *clusterFile) passwords(data string) wire.Passwords {
+	return func(id ledger.ShardID) string {
+		if password, ok := c.password(id); ok {
+			return password
+		}
+		if now, err := readClusterFile(data); err == nil && now != nil {
+			password, _ := now.password(id)
+			return password
+		}
+		return "" // and whoever logs in is told
+	}
+}
+
+func (c *clusterFile) password(id ledger.ShardID) (password string, ok bool) {
 	for _, s := range c.Shards {
-		if dsn, err := url.Parse(s.DSN); err == nil {
-			known[s.ID], _ = dsn.User.Password()
+		if dsn, err := url.Parse(s.DSN); err == nil && s.ID == id {
+			return dsn.User.Password()
 		}
 	}
-	return func(id ledger.ShardID) string { return known[id] }
+	return "", false
 }

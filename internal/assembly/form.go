@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -18,6 +19,7 @@ type Database struct {
 	DSN      string // how the services reach it; it is stored without a password
 	OwnerDSN string // of a user who may create a schema and roles
 	Password string // where the DSNs have none
+	Weight   int    // of the shard, if it is new; 0 means 1
 }
 
 // Passwords returns the password of a shard; "" leaves it to the environment, as for libpq.
@@ -59,9 +61,13 @@ func Form(ctx context.Context, c *cluster.Cluster, databases []Database, say fun
 }
 
 // Join migrates, enrolls and registers a database, and founds the cluster if that is due. Doing it again changes nothing.
+// A database that is something else, or an id that was used before, is refused before anything is changed.
 func Join(
 	ctx context.Context, c *cluster.Cluster, config cluster.ClusterConfig, d Database, passwords Passwords, say func(string),
 ) error {
+	if err := mayJoin(ctx, c, config, d); err != nil {
+		return fmt.Errorf("shard %s: %w", d.ID, err)
+	}
 	applied, err := shard.Migrate(ctx, d.OwnerDSN, d.Password)
 	if err != nil {
 		return fmt.Errorf("shard %s: %w", d.ID, err)
@@ -69,7 +75,11 @@ func Join(
 	if err := shard.Enroll(ctx, d.OwnerDSN, d.Password, config.UID, d.ID); err != nil {
 		return err
 	}
-	if _, err := c.Register(ctx, config, cluster.Shard{ID: d.ID, DSN: d.DSN}); err != nil {
+	enrolled, err := shard.Examine(ctx, d.OwnerDSN, d.Password)
+	if err != nil {
+		return fmt.Errorf("shard %s: %w", d.ID, err)
+	}
+	if _, err := c.Register(ctx, config, cluster.Shard{ID: d.ID, DSN: d.DSN, Weight: d.Weight, Timeline: enrolled.Timeline}); err != nil {
 		return err
 	}
 	say(fmt.Sprintf("shard %s: %d migrations applied, registered", d.ID, applied))
@@ -86,6 +96,33 @@ func Join(
 	}
 	if err := Activate(ctx, view, passwords); err != nil {
 		say(fmt.Sprintf("not every shard could be told its slots; a coordinator will do it: %v", err))
+	}
+	return nil
+}
+
+// mayJoin says what speaks against a database becoming a shard. It changes nothing.
+func mayJoin(ctx context.Context, c *cluster.Cluster, config cluster.ClusterConfig, d Database) error {
+	found, err := shard.Examine(ctx, d.OwnerDSN, d.Password)
+	if err != nil {
+		return err
+	}
+	if err := found.Joins(config.UID, d.ID); err != nil {
+		return err
+	}
+	retired, err := c.Retired(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(retired, d.ID) {
+		return cluster.ErrRetired
+	}
+	// Another database under a registered id would be enrolled for nothing.
+	view, err := c.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if known, ok := view.Shards[d.ID]; ok && found.Shard == "" {
+		return fmt.Errorf("%w, %s, and this database is empty: register it under a new id", cluster.ErrRegistered, known.DSN)
 	}
 	return nil
 }

@@ -38,7 +38,9 @@ func (w *World) View(ctx context.Context) (audit.View, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.view = view
-	return audit.View{Cluster: view.Config.UID, Shards: slices.Sorted(maps.Keys(view.Shards)), Map: view.Map}, nil
+	return audit.View{
+		Cluster: view.Config.UID, Shards: slices.Sorted(maps.Keys(view.Shards)), Map: view.Map, Moves: view.Moves,
+	}, nil
 }
 
 // Snapshot implements audit.World.
@@ -65,7 +67,7 @@ func (w *World) shard(id ledger.ShardID) (*shard.Shard, error) {
 		return nil, fmt.Errorf("shard %s is not registered", id)
 	}
 	s, err := shard.Open(shard.Config{
-		Cluster: w.view.Config.UID, ID: id, DSN: known.DSN, Password: w.passwords(id), Name: "saldo",
+		Cluster: w.view.Config.UID, ID: id, DSN: known.DSN, Timeline: known.Timeline, Password: w.passwords(id), Name: "saldo",
 	}, slog.New(slog.DiscardHandler))
 	if err == nil {
 		w.open[id] = s

@@ -11,6 +11,7 @@ import (
 
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
 	"github.com/saldo-ledger/saldo/internal/telemetry"
 	"github.com/saldo-ledger/saldo/shard"
 )
@@ -77,7 +78,7 @@ func (p *Postgres) Passwords() (Passwords, error) {
 
 func (p *Postgres) shardConfig(uid string, s cluster.Shard, password, process string) shard.Config {
 	return shard.Config{
-		Cluster: uid, ID: s.ID, DSN: s.DSN, Password: password, Name: "saldo " + process,
+		Cluster: uid, ID: s.ID, DSN: s.DSN, Timeline: s.Timeline, Password: password, Name: "saldo " + process,
 		Writers: p.Writers, MaxBatch: p.MaxBatch, QueueSize: p.QueueSize, ReadConns: p.ReadConns, BalanceBatch: p.BalanceBatch,
 	}
 }
@@ -130,6 +131,10 @@ type Coordinator struct {
 	Settle    time.Duration `name:"settle" env:"SALDO_SETTLE" default:"3s" help:"A new cluster's slots are spread when no shard has joined for so long (unless the cluster was created with a number of shards to wait for)."`
 	Handover  time.Duration `name:"handover" env:"SALDO_HANDOVER" default:"1s" help:"How long a transfer between shards is left to the router that has begun it. The same for routers and coordinators."`
 	Poll      time.Duration `name:"poll" env:"SALDO_POLL" default:"500ms" help:"Look for transfers that have not ended."`
+	Rebalance string        `name:"rebalance" env:"SALDO_REBALANCE" default:"manual" enum:"auto,manual" help:"auto: slots move whenever the shards do not have what their weights say, as when one has joined. manual: when you say saldo rebalance. A draining shard is emptied in any case. The same for all coordinators."`
+	Retention time.Duration `name:"retention" env:"SALDO_RETENTION" default:"10m" help:"How long a shard keeps the copy of slots that have moved away, before it is deleted."`
+	MoveSlots int           `name:"move-slots" env:"SALDO_MOVE_SLOTS" default:"128" help:"Slots that move together, at most. More is faster where slots have few rows, and has more users wait at a time."`
+	MoveShare float64       `name:"move-share" env:"SALDO_MOVE_SHARE" default:"0.25" help:"Of the time, which a move may spend on copying and deleting rows. More is faster, and slows those who pay meanwhile."`
 	DebugHTTP string        `name:"debug-http" env:"SALDO_DEBUG_HTTP" placeholder:"ADDRESS" help:"Loopback address to serve Go's profiler on. Default: none."`
 	Etcd      `embed:""`
 	Postgres  `embed:""`
@@ -140,11 +145,19 @@ func (c *Coordinator) Validate() error {
 	if c.Handover < 0 {
 		return fmt.Errorf("--handover is %v, not 0 or more", c.Handover)
 	}
+	switch {
+	case c.Retention < 0:
+		return fmt.Errorf("--retention is %v, not 0 or more", c.Retention)
+	case c.MoveSlots < 1 || c.MoveSlots > placement.Slots:
+		return fmt.Errorf("--move-slots is %d, not 1 to %d", c.MoveSlots, placement.Slots)
+	case c.MoveShare <= 0 || c.MoveShare > 1:
+		return fmt.Errorf("--move-share is %v, not above 0 and at most 1", c.MoveShare)
+	}
 	return c.Postgres.Validate()
 }
 
-// handover says it as packages saga and routing want to hear it, whose zero is a default.
-func handover(flag time.Duration) time.Duration {
+// orNever says a duration as packages want to hear it whose zero is a default.
+func orNever(flag time.Duration) time.Duration {
 	if flag == 0 {
 		return -1
 	}

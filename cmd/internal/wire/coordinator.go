@@ -15,7 +15,7 @@ import (
 	"github.com/saldo-ledger/saldo/shard"
 )
 
-// RunCoordinator runs sagas, and founds a new cluster, until ctx ends.
+// RunCoordinator runs sagas, founds a new cluster, and moves slots between shards, until ctx ends.
 func RunCoordinator(ctx context.Context, config Coordinator, passwords Passwords, log *slog.Logger) error {
 	etcd, err := config.Etcd.Config(log)
 	if err != nil {
@@ -42,7 +42,10 @@ func RunCoordinator(ctx context.Context, config Coordinator, passwords Passwords
 	return m.run(ctx, duties{
 		beside: runner.run,
 		whole: func(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher) {
+			var running sync.WaitGroup
+			running.Go(func() { moveSlots(ctx, c, w, config, passwords, log) })
 			found(ctx, c, w, config, passwords, log)
+			running.Wait()
 		},
 	})
 }
@@ -59,13 +62,16 @@ type sagaRunner struct {
 func (r *sagaRunner) run(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, home *shard.Shard) {
 	drive := func(ctx context.Context) {
 		saga.NewDriver(home, r.steps, saga.Config{
-			Poll: r.config.Poll, Handover: handover(r.config.Handover),
+			Poll: r.config.Poll, Handover: orNever(r.config.Handover),
 		}, r.log.With("home", home.ID())).Run(ctx)
 	}
 	var running sync.WaitGroup
 	running.Go(func() { whileAway(ctx, w, drive) })
 	err := c.Lead(ctx, "sagas."+string(home.ID()), r.config.Name, func(ctx context.Context, _ cluster.Leadership) error {
+		var noting sync.WaitGroup
+		noting.Go(func() { notePositions(ctx, c, home, r.log) })
 		drive(ctx)
+		noting.Wait()
 		return nil
 	})
 	if ctx.Err() == nil {

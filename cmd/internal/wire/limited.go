@@ -14,6 +14,9 @@ import (
 // work has a limit of its own, so that no kind keeps another out; and each shard has, so that one that is slow or down
 // keeps nobody from the others.
 //
+// Who waits for a slot that moves has no place here meanwhile: the shard has refused, and was left. On their way back they
+// come no more at a time than a shard always takes (package routing sees to that), so that none is refused who was let in.
+//
 // The steps of sagas have no limits, in routers and in coordinators: they finish what was let in, and slow down by themselves.
 type limited struct {
 	shard    routing.Shard
@@ -123,6 +126,10 @@ func (l *limited) TransfersByTxID(ctx context.Context, id ledger.TxID, slots []l
 	}
 	defer l.queries.Leave(1)
 	return l.shard.TransfersByTxID(ctx, id, slots)
+}
+
+func (l *limited) Check(ctx context.Context, holds []placement.Hold) error {
+	return l.shard.Check(ctx, holds) // one query at a time, for all who wait
 }
 
 func (l *limited) EndedSagas(ctx context.Context, ids []ledger.Identity) (map[ledger.Identity]ledger.Saga, error) {

@@ -27,20 +27,23 @@ type members struct {
 	log       *slog.Logger
 
 	watcher atomic.Pointer[cluster.Watcher] // nil until etcd was reached
+	catchUp func()                          // opens what is new; readable once watcher is there
 	empty   *placement.Map
 
 	mu      sync.RWMutex
 	open    map[ledger.ShardID]*member
+	seen    int64          // the revision of the cluster that open is of
 	closing sync.WaitGroup // members that were open
 }
 
 // member is an open shard and what runs beside it.
 type member struct {
-	shard *shard.Shard
-	use   routing.Shard // the shard, perhaps with limits
-	dsn   string
-	stop  context.CancelFunc
-	done  chan struct{} // closed when what ran beside it has ended
+	shard    *shard.Shard
+	use      routing.Shard // the shard, perhaps with limits
+	dsn      string
+	timeline int // of its primary
+	stop     context.CancelFunc
+	done     chan struct{} // closed when what ran beside it has ended
 }
 
 // duties is what a process does beside its open shards and its cluster.
@@ -70,6 +73,14 @@ func (m *members) Map() *placement.Map {
 	return m.empty
 }
 
+// Changed implements routing.Cluster.
+func (m *members) Changed() <-chan struct{} {
+	if w := m.watcher.Load(); w != nil {
+		return w.Changed()
+	}
+	return nil
+}
+
 // Refresh implements routing.Cluster.
 func (m *members) Refresh(ctx context.Context, wrong *placement.Map) error {
 	w := m.watcher.Load()
@@ -80,15 +91,24 @@ func (m *members) Refresh(ctx context.Context, wrong *placement.Map) error {
 	return err
 }
 
-// Shard implements routing.Cluster.
+// Shard implements routing.Cluster. Who has read the map that a new shard is on may ask for the shard before it was opened.
 func (m *members) Shard(id ledger.ShardID) (routing.Shard, bool) {
+	use, seen := m.opened(id)
+	if w := m.watcher.Load(); use == nil && w != nil && w.Current().Revision > seen {
+		m.catchUp()
+		use, _ = m.opened(id)
+	}
+	return use, use != nil
+}
+
+// opened returns access to a shard, nil if it is not open, and the revision up to which what there is was opened.
+func (m *members) opened(id ledger.ShardID) (use routing.Shard, seen int64) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	member, ok := m.open[id]
-	if !ok {
-		return nil, false
+	if member, ok := m.open[id]; ok {
+		use = member.use
 	}
-	return member.use, true
+	return use, m.seen
 }
 
 // run reaches etcd, however long that takes, and follows the cluster until ctx ends. Then it closes every shard.
@@ -99,6 +119,7 @@ func (m *members) run(ctx context.Context, d duties) error {
 	}
 	defer c.Close()
 	defer w.Close()
+	m.catchUp = func() { m.follow(ctx, c, w, d) }
 	m.watcher.Store(w)
 	defer m.closeAll()
 	var whole sync.WaitGroup
@@ -108,7 +129,7 @@ func (m *members) run(ctx context.Context, d duties) error {
 	}
 	for {
 		changed := w.Changed()
-		m.follow(ctx, c, w, d)
+		m.catchUp()
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -154,13 +175,17 @@ func (m *members) tryReach(ctx context.Context) (*cluster.Cluster, *cluster.Watc
 	return c, w, nil
 }
 
-// follow opens shards that are new or have another address, and closes those that are gone.
+// follow opens shards that are new, or have another address or another primary, and closes those that are gone.
 func (m *members) follow(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher, d duties) {
-	view := w.Current()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if ctx.Err() != nil {
+		return // all that is open is being closed
+	}
+	view := w.Current()
+	m.seen = view.Revision
 	for id, open := range m.open {
-		if known, ok := view.Shards[id]; !ok || known.DSN != open.dsn {
+		if known, ok := view.Shards[id]; !ok || known.DSN != open.dsn || known.Timeline != open.timeline {
 			delete(m.open, id)
 			m.closing.Go(open.close)
 		}
@@ -175,7 +200,7 @@ func (m *members) follow(ctx context.Context, c *cluster.Cluster, w *cluster.Wat
 			continue
 		}
 		besideCtx, stop := context.WithCancel(ctx)
-		opened := &member{shard: s, use: s, dsn: known.DSN, stop: stop, done: make(chan struct{})}
+		opened := &member{shard: s, use: s, dsn: known.DSN, timeline: known.Timeline, stop: stop, done: make(chan struct{})}
 		if m.target > 0 {
 			opened.use = limit(s, m.target)
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,6 +72,26 @@ func TestOverload(t *testing.T) {
 			reads.allAccepted(t)
 			if len(transfers.refused) == 0 || p99(reads.accepted) > target {
 				t.Errorf("transfers: %v; reads: %v", transfers, reads)
+			}
+		},
+		"many wait for a slot that moves": func(t *testing.T, c *crowd) {
+			var reads, transfers, others tally
+			c.shards["s1"].fenced.Store(true)
+			time.AfterFunc(time.Second, func() { c.shards["s1"].fenced.Store(false) })
+			var all sync.WaitGroup
+			all.Go(func() { transfers = c.offer("/transfers", capacity*3/4, time.Second, "s1") })
+			all.Go(func() { reads = c.offer("/users/%s/balance", capacity*3/4, time.Second, "s1") })
+			time.Sleep(500 * time.Millisecond)
+			others = c.offer("/transfers", capacity/2, time.Second, "s2")
+			all.Wait()
+			for _, y := range []tally{reads, transfers, others} {
+				y.allAccepted(t)
+			}
+			if p99(transfers.accepted) > 2*time.Second || p99(others.accepted) > target {
+				t.Errorf("transfers: %v; of another slot: %v", transfers, others)
+			}
+			if n := c.shards["s1"].refused.Load(); n > 10 {
+				t.Errorf("the shard was asked %d times in vain", n)
 			}
 		},
 		"too many reads": func(t *testing.T, c *crowd) {
@@ -236,6 +257,8 @@ type slowShard struct {
 	routing.Shard // nil: what is not overridden is not called
 	writes, reads chan struct{}
 	stuck         bool // it answers nothing for a second, and then that nothing was recorded
+	fenced        atomic.Bool
+	refused       atomic.Int64 // calls
 }
 
 const callTime = 10 * time.Millisecond
@@ -250,13 +273,38 @@ func (s *slowShard) Submit(_ context.Context, op ledger.Operation, _ ...placemen
 		time.Sleep(time.Second)
 		return ledger.Result{}, ledger.Unavailable("the shard is down: nothing was recorded, try again", nil)
 	}
+	if err := s.refusal(op.Initiator); err != nil {
+		return ledger.Result{}, err
+	}
 	work(s.writes)
 	return ledger.Result{Recorded: ledger.Recorded{Operation: op}}, nil
 }
 
-func (s *slowShard) Balance(context.Context, ledger.UserID, ledger.Currency) (ledger.Account, error) {
+func (s *slowShard) Balance(_ context.Context, user ledger.UserID, _ ledger.Currency) (ledger.Account, error) {
+	if err := s.refusal(user); err != nil {
+		return ledger.Account{}, err
+	}
 	work(s.reads)
 	return ledger.Account{}, nil
+}
+
+func (s *slowShard) refusal(user ledger.UserID) error {
+	if !s.fenced.Load() {
+		return nil
+	}
+	s.refused.Add(1)
+	return fenced(placement.SlotOf(user))
+}
+
+func (s *slowShard) Check(_ context.Context, holds []placement.Hold) error {
+	if s.fenced.Load() {
+		return fenced(holds[0].Slot)
+	}
+	return nil
+}
+
+func fenced(slot ledger.Slot) error {
+	return &placement.OwnershipError{Refusals: []placement.Refusal{{Slot: slot, Answer: placement.Fenced}}}
 }
 
 func work(places chan struct{}) {
@@ -272,6 +320,7 @@ type fixedCluster struct {
 }
 
 func (c fixedCluster) Map() *placement.Map                           { return c.m }
+func (c fixedCluster) Changed() <-chan struct{}                      { return nil }
 func (c fixedCluster) Refresh(context.Context, *placement.Map) error { return nil }
 func (c fixedCluster) Shard(id ledger.ShardID) (s routing.Shard, ok bool) {
 	s, ok = c.shards[id]

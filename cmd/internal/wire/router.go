@@ -30,7 +30,7 @@ func RunRouter(ctx context.Context, config Router, passwords Passwords, listener
 	defer stopDebug()
 	m := newMembers(etcd, &config.Postgres, passwords, "router", log)
 	m.target = config.Target
-	router := routing.New(m, routing.Config{Handover: handover(config.Handover)}, log)
+	router := routing.New(m, routing.Config{Handover: orNever(config.Handover)}, log)
 
 	// The cluster is left only when no request needs it any more.
 	inTouch, leave := context.WithCancel(context.WithoutCancel(ctx))

@@ -18,6 +18,7 @@ import (
 	"github.com/saldo-ledger/saldo/internal/etcdtest"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/pgtest"
+	"github.com/saldo-ledger/saldo/internal/placement"
 	"github.com/saldo-ledger/saldo/internal/routing"
 	"github.com/saldo-ledger/saldo/shard"
 )
@@ -269,6 +270,31 @@ func TestMembersFollowTheRegistry(t *testing.T) {
 	stop()
 	if b.count("s1") != 0 || open("s1") != nil {
 		t.Error("something runs beside a shard after the end")
+	}
+}
+
+// Who has the newest map finds its shards, before anybody has come to opening them.
+func TestMembersOpenWhatIsAskedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 0)
+	watcher, err := w.c.Watch(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(watcher.Close)
+	m := newMembers(w.cluster(), &postgres, w.passwords, "test", w.log)
+	m.catchUp = func() { m.follow(w.ctx, w.c, watcher, duties{}) }
+	m.watcher.Store(watcher)
+	t.Cleanup(m.closeAll)
+	w.register("s1", "postgres://nowhere:1/x")
+	if err := m.Refresh(w.ctx, m.Map()); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := m.Shard("s1"); !ok {
+		t.Error("s1 is known and not open")
+	}
+	if _, ok := m.Shard("s2"); ok {
+		t.Error("s2 is not known and open")
 	}
 }
 
@@ -535,4 +561,64 @@ func TestElectionHandsOver(t *testing.T) {
 	if record := start(ledger.KindTransfer, users["s2"], "t3", 15*time.Second); record.Status() != ledger.StatusCompleted {
 		t.Fatalf("t3 is %s", record.Status())
 	}
+}
+
+// A slot has moved, and etcd is away, so nobody can tell where to: its users are told to come again, in time. Others notice
+// nothing, and everything goes on when etcd is back.
+func TestMovedWhileEtcdIsAway(t *testing.T) {
+	t.Parallel()
+	etcd := etcdtest.Start(t)
+	w := newWorld(t, 1, etcd.Endpoints()...)
+	dsn := w.register("s1", "")
+	if founded, err := w.c.FoundIfDue(w.ctx); err != nil || !founded {
+		t.Fatal(founded, err)
+	}
+	view, err := w.c.Read(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := assembly.Activate(w.ctx, view, w.passwords); err != nil {
+		t.Fatal(err)
+	}
+	m := newMembers(w.cluster(), &postgres, w.passwords, "test", w.log)
+	w.background(func(ctx context.Context) error { return m.run(ctx, duties{}) })
+	r := routing.New(m, routing.Config{}, w.log)
+	t.Cleanup(r.Close)
+	w.eventually(10*time.Second, "s1 is open", func() bool { _, ok := m.Shard("s1"); return ok })
+	for _, user := range []ledger.UserID{"moved", "stays"} {
+		if _, _, err := r.CreateUser(w.ctx, ledger.User{ID: user, Name: "x"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	etcd.Stop()
+	slot := placement.SlotOf("moved")
+	w.sql(dsn, fmt.Sprintf(`update saldo.slots set state = 'moved', epoch = 2, moved_to = 's2' where slot = %d`, slot))
+	began := time.Now()
+	var asking sync.WaitGroup
+	for range 10 {
+		asking.Go(func() {
+			if _, err := r.Balance(w.ctx, "moved", "USD"); ledger.CodeOf(err) != ledger.CodeUnavailable {
+				t.Errorf("the user who has moved: %v", err)
+			}
+		})
+	}
+	for n := 0; time.Since(began) < time.Second; n++ {
+		began := time.Now()
+		if _, err := r.Balance(w.ctx, "stays", "USD"); err != nil {
+			t.Errorf("another: %v", err)
+		}
+		if took := time.Since(began); took > 500*time.Millisecond {
+			t.Errorf("another waited for %v", took)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	asking.Wait()
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("those who have moved were answered after %v", took)
+	}
+	if err := etcd.Start(w.ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.sql(dsn, fmt.Sprintf(`update saldo.slots set state = 'owned', epoch = 1 where slot = %d`, slot))
+	w.eventually(10*time.Second, "all are served", func() bool { _, err := r.Balance(w.ctx, "moved", "USD"); return err == nil })
 }
