@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .PHONY: help run development-serve build test test.unit test.integration test.coverage \
-	verify verify.static verify.format verify.vet verify.lint verify.generated bench bench.quick bench.growth bench.allocs bench.allocs.update fmt clean
+	verify verify.static verify.format verify.vet verify.lint verify.generated bench bench.quick bench.growth bench.allocs bench.allocs.update scale.demo fmt clean
 
 GO ?= go
 # More arguments for `saldo dev` or `saldo bench`, as in: make run ARGS='--shards 5'
@@ -80,6 +80,10 @@ bench.allocs: ## check that no benchmark allocates grossly more than docs/bench/
 
 bench.allocs.update: ## write docs/bench/allocs.txt anew
 	@$(POSTGRES) && scripts/check-allocations --update
+
+scale.demo: ## have 2 shards become 5 and 2 again under load, in peace and while parts are killed (6 minutes; SALDO_SCALE_SECONDS)
+	@$(POSTGRES) && export SALDO_SCALE_SECONDS="$${SALDO_SCALE_SECONDS:-120}" SALDO_SCALE_REPORT="$(CURDIR)/docs/bench/scale.json" && \
+		$(GO) test -count=1 -timeout 30m -run '^TestScale' -v ./internal/e2e
 
 
 fmt: ## format the code

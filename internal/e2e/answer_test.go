@@ -66,8 +66,10 @@ func postCase(path, body string, header ...string) apitest.Case {
 
 func (f face) get(path string) answer {
 	f.t.Helper()
-	return f.send(apitest.Case{Method: "GET", Path: path})
+	return f.send(getCase(path))
 }
+
+func getCase(path string) apitest.Case { return apitest.Case{Method: "GET", Path: path} }
 
 func (f face) send(c apitest.Case) answer {
 	f.t.Helper()

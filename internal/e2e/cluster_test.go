@@ -31,6 +31,9 @@ const long = 60 * time.Second
 // size says what a cluster is made of. Zero values mean two shards, two routers and two coordinators.
 type size struct {
 	shards       int
+	founders     int // of the shards, which join at the beginning; 0: all do
+	weight       int // of the founders; 0 means 1
+	coordinators int
 	durable      bool     // Postgres flushes to disk
 	gated        bool     // the services reach Postgres through gates
 	router       []string // more environment of the routers
@@ -55,8 +58,11 @@ type cluster struct {
 func newCluster(t *testing.T, s size) *cluster {
 	t.Helper()
 	c := newServers(t, s)
-	for i := range c.servers {
-		c.addShard(t, i, "--initial-shards", strconv.Itoa(len(c.servers)))
+	if s.founders == 0 {
+		s.founders = len(c.servers)
+	}
+	for i := range s.founders {
+		c.addShard(t, i, "--initial-shards", strconv.Itoa(s.founders), "--weight", strconv.Itoa(max(s.weight, 1)))
 	}
 	c.startServices(t, s)
 	return c
@@ -142,7 +148,7 @@ func (c *cluster) addShard(t *testing.T, i int, args ...string) {
 
 func (c *cluster) startServices(t *testing.T, s size) {
 	t.Helper()
-	for i := range 2 {
+	for i := range max(2, s.coordinators) {
 		env := append(append([]string{}, c.env...), s.coordinator...)
 		p := newProcess(t, "coordinator"+strconv.Itoa(i+1), env, program(t, "coordinator"), "--name", "c"+strconv.Itoa(i+1))
 		c.coordinators = append(c.coordinators, p)

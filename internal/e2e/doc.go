@@ -4,7 +4,7 @@
 // It owns the claims that need a whole cluster: what the seeds' clients see, what a bad request leaves behind, what two
 // routers make of one transfer at once, what happens while a part is down, and what is left after parts were killed. It
 // refuses to test what a package can test alone, and to look inside a process: what it knows it read from an answer, from
-// a shard's tables, from a log line or from /proc.
+// a shard's tables, from the registry, from a log line or from /proc.
 //
 // # The judge
 //
@@ -16,6 +16,14 @@
 // While the harm is done, services reach Postgres through gates, which can lose the answers to commits: the only way to a
 // commit of which nobody knows that is not left to luck.
 //
+// # Slots on the move
+//
+// TestScale has two shards become five and two again, and no client may meet an error. TestScaleInTrouble kills, stops and
+// cuts off coordinators at every step of a move meanwhile, and Postgres servers at both ends. For that the programs are
+// built with the tag failpoints: a file in a folder tells the coordinator that comes first to a point what to do there.
+// etcd is reached through gates then: one holds back what has changed, so that a router knows of no move until a shard
+// refuses it, and others cut a mover off from etcd alone, which goes on beside its successor.
+//
 // # Robustness
 //
 // Nothing here waits for a fixed time for something to happen: it polls, with bounds that are far longer than what a busy
@@ -23,5 +31,7 @@
 // (on Linux).
 //
 // TestKills runs for SALDO_E2E_SECONDS (default 40, but at least until every fault was injected once) with the seed
-// SALDO_E2E_SEED (default 1); both are printed. With -short only the judge itself is tested.
+// SALDO_E2E_SEED (default 1); both are printed. So does TestScaleInTrouble, of which other faults than killed coordinators
+// are left out when all of those are done, unless SALDO_SCALE_SECONDS says for how long it is to go on. With that TestScale
+// moves more, and reports what moving costs (`make scale.demo`). With -short only the judge itself is tested.
 package e2e

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"testing"
 	"time"
 )
 
@@ -80,6 +81,19 @@ func (h *history) judge(w *world) (wrong []string) {
 	h.judgeVersions(writes, w, complain)
 	slices.Sort(wrong)
 	return wrong
+}
+
+// check judges, and fails the test with what is wrong.
+func (h *history) check(t *testing.T, w *world) {
+	t.Helper()
+	const most = 20
+	wrong := h.judge(w)
+	for _, problem := range wrong[:min(len(wrong), most)] {
+		t.Error(problem)
+	}
+	if len(wrong) > most {
+		t.Errorf("and %d more", len(wrong)-most)
+	}
 }
 
 // judgeWrites is about one transfer.

@@ -49,15 +49,12 @@ func TestKills(t *testing.T) {
 	w := readWorld(t, c)
 	w.check(t)
 	h := l.history()
-	wrong := h.judge(w)
-	for _, problem := range wrong[:min(len(wrong), 20)] {
-		t.Error(problem)
-	}
-	if len(wrong) > 20 {
-		t.Errorf("and %d more", len(wrong)-20)
-	}
+	h.check(t, w)
 	l.wantTold(t, w)
-	l.wantCovered(t, h, w)
+	l.wantCovered(t, h, w, map[string]int{
+		"lost commits": 3, "ok": 300, "rejected": 10, "conflict": 5, "replayed": 20, "unknown": 3, "none": 3,
+		"saga COMPLETED": 50, "saga REFUNDED": 3, "COMPLETED": 50, "REFUSED": 5,
+	})
 }
 
 // auditAlong audits the cluster while it runs: shards may be missing, but nothing may be wrong.
@@ -225,6 +222,8 @@ type load struct {
 	c        *cluster
 	seed     uint64
 	begun    time.Time
+	routers  int  // that are asked, the first ones
+	light    bool // answers are not held against openapi.yaml, which takes more time than to make them
 	users    []string
 	ghosts   []string // users that are not there
 	opening  map[identity]bool
@@ -235,17 +234,25 @@ type load struct {
 
 func newLoad(t *testing.T, c *cluster, seed uint64) *load {
 	t.Helper()
-	l := &load{c: c, seed: seed, begun: time.Now(), opening: make(map[identity]bool)}
-	f, _ := c.faces(t)
+	var users, ghosts []string
 	for i := range c.servers {
 		for n := range 3 {
-			id := c.user(i, fmt.Sprintf("k%d%d", i, n))
-			f.newUser(id, 2000)
-			l.users = append(l.users, id)
-			l.opening[identity{id, "opening"}] = true
+			users = append(users, c.user(i, fmt.Sprintf("k%d%d", i, n)))
 		}
-		l.ghosts = append(l.ghosts, c.user(i, fmt.Sprintf("ghost%d", i)))
+		ghosts = append(ghosts, c.user(i, fmt.Sprintf("ghost%d", i)))
 	}
+	return newLoadOf(t, c, seed, users, ghosts)
+}
+
+func newLoadOf(t *testing.T, c *cluster, seed uint64, users, ghosts []string) *load {
+	t.Helper()
+	l := &load{c: c, seed: seed, routers: 2, users: users, ghosts: ghosts, opening: make(map[identity]bool)}
+	f, _ := c.faces(t)
+	for _, id := range users {
+		f.newUser(id, 2000)
+		l.opening[identity{id, "opening"}] = true
+	}
+	l.begun = time.Now()
 	return l
 }
 
@@ -268,7 +275,7 @@ func (l *load) client(ctx context.Context, n int) {
 	var known []*attempt // with a definite answer
 	for i := 0; ctx.Err() == nil; i++ {
 		time.Sleep(time.Duration(random.IntN(10)) * time.Millisecond)
-		router := random.IntN(2)
+		router := random.IntN(l.routers)
 		switch dice := random.IntN(100); {
 		case dice < 12:
 			l.read(router, pick(l.users))
@@ -300,7 +307,7 @@ func (l *load) client(ctx context.Context, n int) {
 		var a *attempt
 		if random.IntN(20) == 0 { // both routers at once
 			var other sync.WaitGroup
-			other.Go(func() { l.write(1-router, id, what, false, keyed) })
+			other.Go(func() { l.write((router+1)%l.routers, id, what, false, keyed) })
 			a = l.write(router, id, what, false, keyed)
 			other.Wait()
 		} else {
@@ -311,7 +318,7 @@ func (l *load) client(ctx context.Context, n int) {
 				break
 			}
 			time.Sleep(time.Duration(20+random.IntN(200)) * time.Millisecond)
-			router = 1 - router
+			router = (router + 1) % l.routers
 			a = l.write(router, id, what, false, keyed)
 		}
 		if a.definite() {
@@ -377,9 +384,11 @@ func (l *load) send(router int, request apitest.Case, a *attempt) (b body, statu
 	}
 	a.class, a.what = broken, strconv.Itoa(got.StatusCode)+" "+got.Text
 	a.replayed = got.Header.Get("Idempotent-Replayed") == "true"
-	checker, err := validator()
-	if err == nil {
-		err = checker.Check(got.Response)
+	if !l.light {
+		checker, valid := validator()
+		if err = valid; err == nil {
+			err = checker.Check(got.Response)
+		}
 	}
 	if err == nil {
 		err = json.Unmarshal([]byte(got.Text), &b)
@@ -476,7 +485,7 @@ func (l *load) wantTold(t *testing.T, w *world) {
 }
 
 // wantCovered checks that the run was worth something.
-func (l *load) wantCovered(t *testing.T, h *history, w *world) {
+func (l *load) wantCovered(t *testing.T, h *history, w *world, want map[string]int) {
 	t.Helper()
 	counts := make(map[string]int)
 	for _, a := range h.attempts {
@@ -499,10 +508,7 @@ func (l *load) wantCovered(t *testing.T, h *history, w *world) {
 		counts[status]++
 	}
 	t.Logf("seed %d: %v", l.seed, counts)
-	for what, least := range map[string]int{
-		"lost commits": 3, "ok": 300, "rejected": 10, "conflict": 5, "replayed": 20, "unknown": 3, "none": 3,
-		"saga COMPLETED": 50, "saga REFUNDED": 3, "COMPLETED": 50, "REFUSED": 5,
-	} {
+	for what, least := range want {
 		if counts[what] < least {
 			t.Errorf("only %d %s: this run proves little", counts[what], what)
 		}

@@ -40,7 +40,7 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	programsDir = dir
 	sweep(filepath.Join(filepath.Dir(dir), "saldo-e2e-*"))
-	args := []string{"build", "-o", dir + "/"}
+	args := []string{"build", "-tags", "failpoints", "-o", dir + "/"} // so that coordinators can be killed at each step of a move
 	if raceDetector() {
 		args = append(args, "-race")
 	}

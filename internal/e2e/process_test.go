@@ -156,6 +156,12 @@ func (p *process) ended(t *testing.T) error {
 	}
 }
 
+// ending is closed when the process has ended.
+func (p *process) ending() <-chan struct{} {
+	_, done := p.running()
+	return done
+}
+
 // gone tells whether the process has ended.
 func (p *process) gone() bool {
 	_, done := p.running()
