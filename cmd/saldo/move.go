@@ -260,7 +260,7 @@ func (c *moveAbortCommand) Run(ctx context.Context, to streams) error {
 		if err != nil {
 			return err
 		}
-		if !asked {
+		if !asked && move.Phase.Before() { // else there is nothing to be asked: it is refused, or was aborted
 			what := fmt.Sprintf("Move %s of %d slots from %s to %s is in phase %s; what it has copied is thrown away.",
 				move.ID, len(move.Slots), move.Source, move.Target, move.Phase)
 			if err := c.ask(to, what, "abort"); err != nil {

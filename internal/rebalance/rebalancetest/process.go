@@ -107,12 +107,22 @@ type registry struct {
 
 var _ rebalance.Registry = (*registry)(nil)
 
-func (r *registry) View(ctx context.Context) (view *rebalance.View, err error) {
-	err = r.request(ctx, nil, func() error {
+// answer returns what a request has brought, if its answer came: otherwise its effect may yet come, and write there.
+func answer[T any](brought *T, err error) (T, error) {
+	if err != nil {
+		var none T
+		return none, err
+	}
+	return *brought, nil
+}
+
+func (r *registry) View(ctx context.Context) (*rebalance.View, error) {
+	var view *rebalance.View
+	err := r.request(ctx, nil, func() error {
 		view = r.world.view()
 		return nil
 	})
-	return view, err
+	return answer(&view, err)
 }
 
 // view returns the registry's state. The caller holds w.mu.
@@ -127,15 +137,16 @@ func (w *World) view() *rebalance.View {
 	}
 }
 
-func (r *registry) Plan(ctx context.Context, view *rebalance.View, move placement.Move) (planned placement.Move, err error) {
-	err = r.request(ctx, nil, func() error {
+func (r *registry) Plan(ctx context.Context, view *rebalance.View, move placement.Move) (placement.Move, error) {
+	var planned placement.Move
+	err := r.request(ctx, nil, func() error {
 		if r.world.revision != view.Revision {
 			return rebalance.ErrChanged
 		}
 		planned = r.world.write(r.name, move)
 		return nil
 	})
-	return planned, err
+	return answer(&planned, err)
 }
 
 // write stores a record. The caller holds w.mu.
@@ -165,8 +176,9 @@ func (w *World) seen(move placement.Move, revision int64) error {
 
 func (r *registry) Advance(
 	ctx context.Context, move placement.Move, to placement.Phase, seen int64,
-) (next placement.Move, err error) {
-	err = r.request(ctx, nil, func() error {
+) (placement.Move, error) {
+	var next placement.Move
+	err := r.request(ctx, nil, func() error {
 		if r.token != r.world.leader {
 			return rebalance.ErrNotLeading
 		}
@@ -187,11 +199,12 @@ func (r *registry) Advance(
 		next = r.world.write(r.name, stored)
 		return nil
 	})
-	return next, err
+	return answer(&next, err)
 }
 
-func (r *registry) Switch(ctx context.Context, move placement.Move, seen int64) (next placement.Move, err error) {
-	err = r.request(ctx, nil, func() error {
+func (r *registry) Switch(ctx context.Context, move placement.Move, seen int64) (placement.Move, error) {
+	var next placement.Move
+	err := r.request(ctx, nil, func() error {
 		if r.token != r.world.leader {
 			return rebalance.ErrNotLeading
 		}
@@ -218,7 +231,7 @@ func (r *registry) Switch(ctx context.Context, move placement.Move, seen int64) 
 			}
 		}
 	}
-	return next, err
+	return answer(&next, err)
 }
 
 // decide gives the slots to one of the shards. The caller holds w.mu.
@@ -236,12 +249,14 @@ func (w *World) decide(by string, move placement.Move, phase placement.Phase, ow
 	return w.write(by, move)
 }
 
-func (r *registry) Abort(ctx context.Context, move placement.Move, cause string) (next placement.Move, err error) {
-	err = r.request(ctx, nil, func() error {
-		next, err = r.world.abort(r.name, move, cause)
+func (r *registry) Abort(ctx context.Context, move placement.Move, cause string) (placement.Move, error) {
+	var next placement.Move
+	err := r.request(ctx, nil, func() error {
+		aborted, err := r.world.abort(r.name, move, cause)
+		next = aborted
 		return err
 	})
-	return next, err
+	return answer(&next, err)
 }
 
 // abort ends what was not decided. The caller holds w.mu.
