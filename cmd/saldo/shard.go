@@ -79,19 +79,11 @@ func (c *shardWeightCommand) Help() string {
 }
 
 func (c *shardWeightCommand) Run(ctx context.Context, to streams) error {
-	etcd, _, err := c.connect(ctx)
+	etcd, view, known, err := c.shard(ctx, c.ID)
 	if err != nil {
 		return err
 	}
 	defer etcd.Close()
-	view, err := etcd.Read(ctx)
-	if err != nil {
-		return err
-	}
-	known, err := shardOf(view, c.ID)
-	if err != nil {
-		return err
-	}
 	if _, err := etcd.SetWeight(ctx, view.Config, known.ID, c.Weight); err != nil {
 		return err
 	}

@@ -93,19 +93,11 @@ func (c *shardActivateCommand) Help() string {
 }
 
 func (c *shardActivateCommand) Run(ctx context.Context, to streams) error {
-	etcd, _, err := c.connect(ctx)
+	etcd, view, known, err := c.shard(ctx, c.ID)
 	if err != nil {
 		return err
 	}
 	defer etcd.Close()
-	view, err := etcd.Read(ctx)
-	if err != nil {
-		return err
-	}
-	known, err := shardOf(view, c.ID)
-	if err != nil {
-		return err
-	}
 	if _, err := etcd.DrainShard(ctx, view.Config, known.ID, false); err != nil {
 		return err
 	}

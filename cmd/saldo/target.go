@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/url"
 
@@ -73,4 +74,21 @@ func (c *clusterFile) password(id ledger.ShardID) (password string, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// shard connects to the cluster and reads it and one of its shards. The caller closes the connection if there is no error.
+func (t *target) shard(ctx context.Context, id string) (*cluster.Cluster, *cluster.View, cluster.Shard, error) {
+	etcd, _, err := t.connect(ctx)
+	if err != nil {
+		return nil, nil, cluster.Shard{}, err
+	}
+	view, err := etcd.Read(ctx)
+	if err != nil {
+		return nil, nil, cluster.Shard{}, errors.Join(err, etcd.Close())
+	}
+	known, err := shardOf(view, id)
+	if err != nil {
+		return nil, nil, cluster.Shard{}, errors.Join(err, etcd.Close())
+	}
+	return etcd, view, known, nil
 }
