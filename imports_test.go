@@ -45,7 +45,7 @@ var imports = map[string]struct{ ours, foreign []string }{
 		ours:    []string{"internal/ledger"},
 		foreign: []string{"github.com/gin-gonic/gin", "github.com/google/uuid", "go.opentelemetry.io/otel"},
 	},
-	"internal/telemetry": {foreign: []string{"go.opentelemetry.io/otel"}},
+	"internal/telemetry": {foreign: []string{"go.opentelemetry.io/otel", "github.com/prometheus/client_golang"}},
 	"internal/local": {foreign: []string{
 		"go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/client/pkg/v3", "github.com/cenkalti/backoff/v5", "go.uber.org/zap", "golang.org/x/sys",
 	}},

@@ -4,39 +4,64 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"net"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/saldo-ledger/saldo/cmd/internal/wire"
-	"github.com/saldo-ledger/saldo/internal/telemetry"
 )
 
 func main() { wire.Main(run) }
 
-type flags struct {
-	wire.Coordinator `embed:""`
-	Log              wire.Log         `embed:""`
-	Version          kong.VersionFlag `help:"Print the version and exit."`
+type commands struct {
+	Serve  serveCommand  `cmd:"" default:"withargs" help:"Run. This is what coordinator alone does."`
+	Health healthCommand `cmd:"" help:"Ask the coordinator that runs on this machine whether it is ready."`
+
+	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	var f flags
-	if _, err := wire.Parse(&f, "coordinator", "Runs Saldo's transfers between shards.", args, stdout, stderr); err != nil {
-		return err
-	}
-	log, err := f.Log.Logger()
+	var c commands
+	parsed, err := wire.Parse(&c, "coordinator", "Runs Saldo's transfers between shards, and moves slots.", args, stdout, stderr)
 	if err != nil {
 		return err
 	}
-	flush, err := telemetry.StartTracing(ctx, "saldo-coordinator")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = flush(context.WithoutCancel(ctx)) }()
-	passwords, err := f.Passwords()
-	if err != nil {
-		return err
-	}
-	return wire.RunCoordinator(ctx, f.Coordinator, passwords, log)
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	parsed.BindTo(stdout, (*io.Writer)(nil))
+	return parsed.Run()
 }
+
+type serveCommand struct {
+	wire.Coordinator `embed:""`
+	Log              wire.Log `embed:""`
+}
+
+func (c *serveCommand) Run(ctx context.Context) error {
+	log, err := c.Log.Logger()
+	if err != nil {
+		return err
+	}
+	telemetry, err := wire.Telemetry(ctx, "saldo-coordinator")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = telemetry.Shutdown(context.WithoutCancel(ctx)) }()
+	passwords, err := c.Passwords()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", c.AdminHTTP)
+	if err != nil {
+		return fmt.Errorf("serve operators on %s (choose another address with --admin-http or SALDO_ADMIN_HTTP): %w", c.AdminHTTP, err)
+	}
+	return wire.RunCoordinator(ctx, c.Coordinator, wire.Process{Passwords: passwords, Log: log, Metrics: telemetry.Metrics}, listener)
+}
+
+type healthCommand struct {
+	wire.Health `embed:""`
+	AdminHTTP   string `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address that it serves operators on."`
+}
+
+func (c *healthCommand) Run(ctx context.Context, stdout io.Writer) error { return c.Ask(ctx, c.AdminHTTP, stdout) }

@@ -11,38 +11,57 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/saldo-ledger/saldo/cmd/internal/wire"
-	"github.com/saldo-ledger/saldo/internal/telemetry"
 )
 
 func main() { wire.Main(run) }
 
-type flags struct {
-	wire.Router `embed:""`
-	Log         wire.Log         `embed:""`
-	Version     kong.VersionFlag `help:"Print the version and exit."`
+type commands struct {
+	Serve  serveCommand  `cmd:"" default:"withargs" help:"Serve. This is what router alone does."`
+	Health healthCommand `cmd:"" help:"Ask the router that serves on this machine whether it is ready."`
+
+	Version kong.VersionFlag `help:"Print the version and exit."`
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	var f flags
-	if _, err := wire.Parse(&f, "router", "Serves Saldo's HTTP face.", args, stdout, stderr); err != nil {
-		return err
-	}
-	log, err := f.Log.Logger()
+	var c commands
+	parsed, err := wire.Parse(&c, "router", "Serves Saldo's HTTP face.", args, stdout, stderr)
 	if err != nil {
 		return err
 	}
-	flush, err := telemetry.StartTracing(ctx, "saldo-router")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = flush(context.WithoutCancel(ctx)) }()
-	passwords, err := f.Passwords()
-	if err != nil {
-		return err
-	}
-	listener, err := net.Listen("tcp", f.HTTP)
-	if err != nil {
-		return fmt.Errorf("serve on %s (choose another address with --http or SALDO_HTTP): %w", f.HTTP, err)
-	}
-	return wire.RunRouter(ctx, f.Router, passwords, listener, log)
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	parsed.BindTo(stdout, (*io.Writer)(nil))
+	return parsed.Run()
 }
+
+type serveCommand struct {
+	wire.Router `embed:""`
+	Log         wire.Log `embed:""`
+}
+
+func (c *serveCommand) Run(ctx context.Context) error {
+	log, err := c.Log.Logger()
+	if err != nil {
+		return err
+	}
+	telemetry, err := wire.Telemetry(ctx, "saldo-router")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = telemetry.Shutdown(context.WithoutCancel(ctx)) }()
+	passwords, err := c.Passwords()
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", c.HTTP)
+	if err != nil {
+		return fmt.Errorf("serve on %s (choose another address with --http or SALDO_HTTP): %w", c.HTTP, err)
+	}
+	return wire.RunRouter(ctx, c.Router, wire.Process{Passwords: passwords, Log: log, Metrics: telemetry.Metrics}, listener)
+}
+
+type healthCommand struct {
+	wire.Health `embed:""`
+	HTTP        string `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address that it serves on."`
+}
+
+func (c *healthCommand) Run(ctx context.Context, stdout io.Writer) error { return c.Ask(ctx, c.HTTP, stdout) }

@@ -14,8 +14,9 @@ import (
 // clusterFile is cluster.json in the data directory of `saldo dev`: where the parts are, so that other tools can find,
 // inspect and kill them. It is kept current, and it holds passwords: mode 0600.
 type clusterFile struct {
-	HTTP   string      `json:"http"` // URL of the router
-	Etcd   []string    `json:"etcd"` // client URLs
+	HTTP   string      `json:"http"`  // URL of the router
+	Admin  string      `json:"admin"` // URL for operators
+	Etcd   []string    `json:"etcd"`  // client URLs
 	Prefix string      `json:"etcd_prefix"`
 	Shards []shardPart `json:"shards"`
 	PID    int         `json:"pid"` // of saldo dev: router, coordinator and etcd

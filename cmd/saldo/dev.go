@@ -34,11 +34,12 @@ type devCommand struct {
 }
 
 type devRunCommand struct {
-	HTTP     string   `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
-	Data     string   `name:"data" env:"SALDO_DATA" default:"${data}" help:"Data directory, kept from run to run. cluster.json in it tells where the parts are."`
-	Shards   int      `name:"shards" env:"SALDO_SHARDS" default:"3" help:"Postgres servers that a new cluster begins with."`
-	Currency string   `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
-	Log      wire.Log `embed:""`
+	HTTP      string   `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
+	AdminHTTP string   `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address to serve operators on."`
+	Data      string   `name:"data" env:"SALDO_DATA" default:"${data}" help:"Data directory, kept from run to run. cluster.json in it tells where the parts are."`
+	Shards    int      `name:"shards" env:"SALDO_SHARDS" default:"3" help:"Postgres servers that a new cluster begins with."`
+	Currency  string   `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
+	Log       wire.Log `embed:""`
 }
 
 // Validate is called by the flag parser.
@@ -56,11 +57,11 @@ const stopTime = 20 * time.Second
 func (c *devRunCommand) Run(ctx context.Context, to streams) (err error) {
 	d := &dev{devRunCommand: *c, to: to, changed: make(chan struct{}, 1), postgres: make(map[ledger.ShardID]*local.Postgres)}
 	defer func() { err = errors.Join(err, d.stop()) }()
-	flush, err := telemetry.StartTracing(ctx, "saldo-dev")
+	d.telemetry, err = wire.Telemetry(ctx, "saldo-dev")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = flush(context.WithoutCancel(ctx)) }()
+	defer func() { _ = d.telemetry.Shutdown(context.WithoutCancel(ctx)) }()
 	if err := d.prepare(); err != nil {
 		return err
 	}
@@ -76,13 +77,15 @@ func (c *devRunCommand) Run(ctx context.Context, to streams) (err error) {
 // dev is a cluster on this machine.
 type dev struct {
 	devRunCommand
-	to       streams
-	log      *slog.Logger // of the services: to the log file
-	console  *slog.Logger // of the servers: to the log file and, what a person should see, to standard error
-	logFile  *os.File
-	lock     *local.DirLock
-	listener net.Listener
-	control  *control
+	to        streams
+	log       *slog.Logger // of the services: to the log file
+	console   *slog.Logger // of the servers: to the log file and, what a person should see, to standard error
+	logFile   *os.File
+	lock      *local.DirLock
+	telemetry *telemetry.Telemetry
+	listener  net.Listener // of the router
+	admin     net.Listener // of the coordinator
+	control   *control
 
 	binaries local.Binaries
 	etcd     *local.Etcd
@@ -111,6 +114,9 @@ func (d *dev) prepare() (err error) {
 	}
 	if d.listener, err = net.Listen("tcp", d.HTTP); err != nil {
 		return fmt.Errorf("serve on %s (choose another address with --http or SALDO_HTTP): %w", d.HTTP, err)
+	}
+	if d.admin, err = net.Listen("tcp", d.AdminHTTP); err != nil {
+		return fmt.Errorf("serve operators on %s (choose another address with --admin-http or SALDO_ADMIN_HTTP): %w", d.AdminHTTP, err)
 	}
 	if d.control, err = newControl(d); err != nil {
 		return err
@@ -232,7 +238,7 @@ func (d *dev) writeFile() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	file := clusterFile{
-		HTTP: "http://" + d.listener.Addr().String(), Etcd: d.etcd.Endpoints(), Prefix: "/saldo/default/",
+		HTTP: "http://" + d.listener.Addr().String(), Admin: "http://" + d.admin.Addr().String(), Etcd: d.etcd.Endpoints(), Prefix: "/saldo/default/",
 		PID: os.Getpid(), Log: d.logFile.Name(), Control: d.control.part(),
 	}
 	for _, id := range sortedIDs(d.postgres) {
@@ -251,6 +257,7 @@ func sortedIDs[V any](m map[ledger.ShardID]V) []ledger.ShardID { return slices.S
 func (d *dev) serve(ctx context.Context) error {
 	etcd := wire.Etcd{Endpoints: d.etcd.Endpoints()}
 	postgres := wire.Postgres{Writers: 3, MaxBatch: 512, QueueSize: 8192, ReadConns: 4, BalanceBatch: 1024}
+	process := wire.Process{Passwords: d.password, Log: d.log, Metrics: d.telemetry.Metrics}
 	group, ctx := errgroup.WithContext(ctx)
 
 	// The coordinator outlives the router: requests that are waiting get their ends.
@@ -260,7 +267,7 @@ func (d *dev) serve(ctx context.Context) error {
 			Settle: 3 * time.Second, Handover: time.Second, Poll: 500 * time.Millisecond,
 			Rebalance: "auto", Retention: 5 * time.Second, MoveSlots: 512, MoveShare: 0.5,
 			Etcd: etcd, Postgres: postgres,
-		}, d.password, d.log)
+		}, process, d.admin)
 	})
 	group.Go(func() error {
 		defer stopCoordinator()
@@ -268,7 +275,7 @@ func (d *dev) serve(ctx context.Context) error {
 			HTTP: d.HTTP, Currency: d.Currency, Wait: time.Second, Handover: time.Second, Timeout: 8 * time.Second, Grace: 10 * time.Second,
 			Target: 25 * time.Millisecond, MaxRequests: 4096,
 			Etcd: etcd, Postgres: postgres,
-		}, d.password, d.listener, d.log)
+		}, process, d.listener)
 	})
 	group.Go(func() error { return d.keepCurrent(ctx) })
 	group.Go(func() error { return d.control.serve(ctx) })
@@ -388,6 +395,9 @@ func (d *dev) stop() error {
 	}
 	if d.listener != nil {
 		_ = d.listener.Close() // the router has closed it, if it came so far
+	}
+	if d.admin != nil {
+		_ = d.admin.Close()
 	}
 	if d.control != nil {
 		_ = d.control.listener.Close() // as has the door

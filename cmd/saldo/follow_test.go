@@ -34,7 +34,9 @@ func (t *terminal) coordinate() {
 			Rebalance: "manual", MoveSlots: 2048, MoveShare: 1,
 			Etcd:     wire.Etcd{Endpoints: etcdtest.Endpoints(t), Prefix: t.flags[3]},
 			Postgres: wire.Postgres{Writers: 1, MaxBatch: 100, QueueSize: 100, ReadConns: 1, BalanceBatch: 100},
-		}, func(ledger.ShardID) string { return password }, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		}, wire.Process{
+			Passwords: func(ledger.ShardID) string { return password }, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		}, nil)
 	}()
 	t.Cleanup(func() {
 		cancel()

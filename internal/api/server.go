@@ -74,6 +74,8 @@ type Config struct {
 	// MaxRequests bounds the requests in progress, reads and writes each; more are answered 503. 0 is no bound.
 	MaxRequests int
 
+	Metrics http.Handler // of /metrics, for Prometheus; nil: there is no such route
+
 	Log    *slog.Logger         // slog.Default() if nil
 	Tracer trace.TracerProvider // otel's global one if nil; with a noop.TracerProvider only the callers' traces go on
 }
@@ -113,6 +115,9 @@ func New(config Config) http.Handler {
 		if r.method == http.MethodGet {
 			engine.HEAD(r.path, serve)
 		}
+	}
+	if config.Metrics != nil {
+		engine.GET("/metrics", gin.WrapH(config.Metrics))
 	}
 	engine.NoRoute(f.serve(route{handle: f.noRoute}))
 	engine.NoMethod(f.serve(route{handle: f.noMethod}))

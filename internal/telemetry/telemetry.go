@@ -1,59 +1,61 @@
-// Package telemetry sets up OpenTelemetry and slog for a process. Only cmd calls it; every other package takes a logger,
-// and traces through OpenTelemetry's API.
+// Package telemetry sets up OpenTelemetry and slog for a process. Only cmd calls it; every other package takes a logger, and
+// traces and counts through OpenTelemetry's API, whose global providers are set here.
+//
+//	logger.go   slog, as text or JSON
+//	tracing.go  where spans go
+//	metrics.go  where counts go: /metrics for Prometheus, and by OTLP
 package telemetry
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"log/slog"
+	"net/http"
 	"os"
 
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
-	"go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
-	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// NewLogger returns a logger that writes to w: format is "text" or "json", level one of debug, info, warn, error.
-func NewLogger(w io.Writer, format, level string) (*slog.Logger, error) {
-	var options slog.HandlerOptions
-	var parsed slog.Level
-	if err := parsed.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("log level %q: say debug, info, warn or error", level)
-	}
-	options.Level = parsed
-	switch format {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, &options)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, &options)), nil
-	}
-	return nil, fmt.Errorf("log format %q: say text or json", format)
+// Config says whose telemetry it is.
+type Config struct {
+	Service string // "saldo-router"
+	Version string
 }
 
-// StartTracing exports traces of service by OTLP if OpenTelemetry's standard environment names an endpoint. Otherwise no
-// spans are made, which the services can tell by the noop.TracerProvider. Traces are continued from callers either way.
-// shutdown sends what is left.
-func StartTracing(ctx context.Context, service string) (shutdown func(context.Context) error, err error) {
-	otel.SetTextMapPropagator(propagation.TraceContext{})
-	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
-		otel.SetTracerProvider(noop.NewTracerProvider())
-		return func(context.Context) error { return nil }, nil
-	}
-	exporter, err := otlptracehttp.New(ctx)
+// Telemetry is what a process shows of itself.
+type Telemetry struct {
+	Metrics  http.Handler // of /metrics, for Prometheus
+	shutdown []func(context.Context) error
+}
+
+// Start sets OpenTelemetry's global providers. Spans and metrics are exported by OTLP if OpenTelemetry's standard environment
+// names an endpoint; metrics can be read at Metrics either way. Call Shutdown at the end.
+func Start(ctx context.Context, config Config) (*Telemetry, error) {
+	about, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK(), resource.WithHost(),
+		resource.WithAttributes(semconv.ServiceName(config.Service), semconv.ServiceVersion(config.Version)))
 	if err != nil {
-		return nil, fmt.Errorf("start tracing: %w", err)
+		return nil, fmt.Errorf("start telemetry: %w", err)
 	}
-	about, err := resource.New(ctx, resource.WithFromEnv(), resource.WithTelemetrySDK(),
-		resource.WithAttributes(semconv.ServiceName(service)))
-	if err != nil {
-		return nil, fmt.Errorf("start tracing: %w", err)
+	t := &Telemetry{}
+	for _, start := range []func(context.Context, *resource.Resource) error{t.startTracing, t.startMetrics} {
+		if err := start(ctx, about); err != nil {
+			return nil, fmt.Errorf("start telemetry: %w", errors.Join(err, t.Shutdown(ctx)))
+		}
 	}
-	provider := trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(about))
-	otel.SetTracerProvider(provider)
-	return provider.Shutdown, nil
+	return t, nil
+}
+
+// Shutdown exports what is left.
+func (t *Telemetry) Shutdown(ctx context.Context) error {
+	var errs []error
+	for _, shutdown := range t.shutdown {
+		errs = append(errs, shutdown(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// exported tells whether OpenTelemetry's environment says where a signal (TRACES, METRICS) goes.
+func exported(signal string) bool {
+	return os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != ""
 }

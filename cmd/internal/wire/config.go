@@ -128,6 +128,7 @@ func (r *Router) Validate() error {
 // Coordinator is the configuration of a coordinator.
 type Coordinator struct {
 	Name      string        `name:"name" env:"SALDO_NAME" help:"Of this process among coordinators. Default: host and process id."`
+	AdminHTTP string        `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address to serve operators on: /livez, /readyz, /metrics."`
 	Settle    time.Duration `name:"settle" env:"SALDO_SETTLE" default:"3s" help:"A new cluster's slots are spread when no shard has joined for so long (unless the cluster was created with a number of shards to wait for)."`
 	Handover  time.Duration `name:"handover" env:"SALDO_HANDOVER" default:"1s" help:"How long a transfer between shards is left to the router that has begun it. The same for routers and coordinators."`
 	Poll      time.Duration `name:"poll" env:"SALDO_POLL" default:"500ms" help:"Look for transfers that have not ended."`

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
@@ -15,8 +18,10 @@ import (
 	"github.com/saldo-ledger/saldo/shard"
 )
 
-// RunCoordinator runs sagas, founds a new cluster, and moves slots between shards, until ctx ends.
-func RunCoordinator(ctx context.Context, config Coordinator, passwords Passwords, log *slog.Logger) error {
+// RunCoordinator runs sagas, founds a new cluster, and moves slots between shards, until ctx ends. It serves operators on
+// listener, unless that is nil.
+func RunCoordinator(ctx context.Context, config Coordinator, process Process, listener net.Listener) error {
+	passwords, log := process.Passwords, process.Log
 	etcd, err := config.Etcd.Config(log)
 	if err != nil {
 		return err
@@ -39,15 +44,22 @@ func RunCoordinator(ctx context.Context, config Coordinator, passwords Passwords
 	defer router.Close()
 	runner := &sagaRunner{config: config, steps: router, log: log}
 	log.Info("coordinator runs", "name", config.Name)
-	return m.run(ctx, duties{
-		beside: runner.run,
-		whole: func(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher) {
-			var running sync.WaitGroup
-			running.Go(func() { moveSlots(ctx, c, w, config, passwords, log) })
-			found(ctx, c, w, config, passwords, log)
-			running.Wait()
-		},
+	serving, ctx := errgroup.WithContext(ctx)
+	if listener != nil {
+		serving.Go(func() error { return serveOperators(ctx, listener, m, process) })
+	}
+	serving.Go(func() error {
+		return m.run(ctx, duties{
+			beside: runner.run,
+			whole: func(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher) {
+				var running sync.WaitGroup
+				running.Go(func() { moveSlots(ctx, c, w, config, passwords, log) })
+				found(ctx, c, w, config, passwords, log)
+				running.Wait()
+			},
+		})
 	})
+	return serving.Wait()
 }
 
 // sagaRunner drives the sagas of each home.

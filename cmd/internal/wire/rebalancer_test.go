@@ -35,7 +35,9 @@ func TestCoordinatorsMoveSlots(t *testing.T) {
 			Name: name, Settle: 500 * time.Millisecond, Poll: 50 * time.Millisecond, Postgres: postgres,
 			Etcd: Etcd{Endpoints: w.endpoints, Prefix: w.prefix}, Rebalance: mode, MoveSlots: 1024, MoveShare: 1,
 		}
-		return w.background(func(ctx context.Context) error { return RunCoordinator(ctx, config, w.passwords, w.log) })
+		return w.background(func(ctx context.Context) error {
+			return RunCoordinator(ctx, config, Process{Passwords: w.passwords, Log: w.log}, nil)
+		})
 	}
 	slots := func() map[ledger.ShardID]int {
 		view, err := w.c.Read(w.ctx)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -17,7 +16,8 @@ import (
 
 // RunRouter serves HTTP on listener until ctx ends, then lets requests under way finish. It serves from the start; until
 // it has reached its cluster it is not ready and answers 503.
-func RunRouter(ctx context.Context, config Router, passwords Passwords, listener net.Listener, log *slog.Logger) error {
+func RunRouter(ctx context.Context, config Router, process Process, listener net.Listener) error {
+	log := process.Log
 	etcd, err := config.Etcd.Config(log)
 	if err != nil {
 		return err
@@ -28,7 +28,7 @@ func RunRouter(ctx context.Context, config Router, passwords Passwords, listener
 		return err
 	}
 	defer stopDebug()
-	m := newMembers(etcd, &config.Postgres, passwords, "router", log)
+	m := newMembers(etcd, &config.Postgres, process.Passwords, "router", log)
 	m.target = config.Target
 	router := routing.New(m, routing.Config{Handover: orNever(config.Handover)}, log)
 
@@ -43,7 +43,7 @@ func RunRouter(ctx context.Context, config Router, passwords Passwords, listener
 
 	server := api.NewServer(api.New(api.Config{
 		Ledger: router, Health: health{m}, Currency: ledger.Currency(config.Currency),
-		Wait: config.Wait, Timeout: config.Timeout, MaxRequests: config.MaxRequests, Log: log,
+		Wait: config.Wait, Timeout: config.Timeout, MaxRequests: config.MaxRequests, Log: log, Metrics: process.Metrics,
 	}), log)
 	running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -409,7 +409,9 @@ func (w *world) coordinator(name string) (stop func()) {
 		Name: name, Settle: 500 * time.Millisecond, Poll: 50 * time.Millisecond, Postgres: postgres,
 		Etcd: Etcd{Endpoints: w.endpoints, Prefix: w.prefix},
 	}
-	return w.background(func(ctx context.Context) error { return RunCoordinator(ctx, config, w.passwords, w.log) })
+	return w.background(func(ctx context.Context) error {
+		return RunCoordinator(ctx, config, Process{Passwords: w.passwords, Log: w.log}, nil)
+	})
 }
 
 func (w *world) sql(dsn, statement string) {
