@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,6 +41,10 @@ type Snapshot struct {
 	conn     *pgx.Conn
 	identity audit.Identity
 	slots    map[ledger.Slot]audit.Slot
+
+	part  audit.Part
+	scope string // the condition on a row of the part
+	mark  audit.Mark
 }
 
 var _ audit.Snapshot = (*Snapshot)(nil)
@@ -51,9 +56,14 @@ var errStandby = errors.New("the server is a standby")
 // snapshotPatience bounds how long taking a snapshot may take, from connecting on.
 const snapshotPatience = 15 * time.Second
 
-// Snapshot takes a snapshot. Close ends it.
+// Snapshot takes a snapshot of all rows. Close ends it.
 func (s *Shard) Snapshot(ctx context.Context) (*Snapshot, error) {
-	config, err := connConfig(s.config.DSN, s.config.Password, roleService, s.config.Name+" audit", scans, expecting(s.config.Timeline))
+	return s.SnapshotOf(ctx, audit.Part{})
+}
+
+// SnapshotOf takes a snapshot of a part of the rows. ErrMarkLost: the part's mark means nothing to this server.
+func (s *Shard) SnapshotOf(ctx context.Context, part audit.Part) (*Snapshot, error) {
+	config, err := connConfig(s.config.DSN, s.config.Password, roleService, s.config.Name+" audit", scans, planning(part), expecting(s.config.Timeline))
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, err)
 	}
@@ -63,7 +73,7 @@ func (s *Shard) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, err)
 	}
-	snapshot := &Snapshot{conn: conn, slots: make(map[ledger.Slot]audit.Slot)}
+	snapshot := &Snapshot{conn: conn, slots: make(map[ledger.Slot]audit.Slot), part: part, scope: answersFor}
 	if err := snapshot.begin(ctx); err != nil {
 		snapshot.Close()
 		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, err)
@@ -73,6 +83,12 @@ func (s *Shard) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if refused != nil && is.Cluster == s.config.Cluster && is.Shard == s.config.ID && is.Timeline == is.Running {
 		snapshot.Close()
 		return nil, fmt.Errorf("snapshot of shard %s: %w", s.config.ID, refused)
+	}
+	if !part.Whole() {
+		if err := snapshot.narrow(ctx); err != nil {
+			snapshot.Close()
+			return nil, fmt.Errorf("snapshot of a part of shard %s: %w", s.config.ID, err)
+		}
 	}
 	return snapshot, nil
 }
@@ -183,6 +199,9 @@ order by move_id, currency`
 // Totals counts and sums.
 func (s *Snapshot) Totals(ctx context.Context) (audit.Totals, error) {
 	totals := audit.Totals{Money: make(map[ledger.Currency]audit.Money)}
+	if !s.part.Whole() {
+		return totals, s.count(ctx, &totals)
+	}
 	money := func(currency ledger.Currency) audit.Money {
 		if _, ok := totals.Money[currency]; !ok {
 			totals.Money[currency] = audit.NewMoney()
@@ -219,21 +238,30 @@ func (s *Snapshot) Totals(ctx context.Context) (audit.Totals, error) {
 	if err != nil {
 		return audit.Totals{}, fmt.Errorf("sum operations: %w", err)
 	}
-	var booking audit.Booking
-	err = s.each(ctx, bookingsStatement, nil, []any{&booking.Move, &booking.Other, &booking.Currency, &sums[0]}, func() error {
-		booking.Amount = new(big.Int)
-		totals.Bookings = append(totals.Bookings, booking)
+	if totals.Bookings, err = s.bookings(ctx); err != nil {
+		return audit.Totals{}, err
+	}
+	for _, booking := range totals.Bookings {
 		moved := money(booking.Currency).Moved
-		if err := parse(sums[:], booking.Amount); err != nil {
-			return err
-		}
 		moved.Add(moved, booking.Amount)
-		return nil
-	})
-	if err != nil {
-		return audit.Totals{}, fmt.Errorf("read what was booked against @moved: %w", err)
 	}
 	return totals, nil
+}
+
+func (s *Snapshot) bookings(ctx context.Context) (all []audit.Booking, err error) {
+	var (
+		booking audit.Booking
+		amount  string
+	)
+	err = s.each(ctx, bookingsStatement, nil, []any{&booking.Move, &booking.Other, &booking.Currency, &amount}, func() error {
+		booking.Amount = new(big.Int)
+		all = append(all, booking)
+		return parse([]string{amount}, booking.Amount)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what was booked against @moved: %w", err)
+	}
+	return all, nil
 }
 
 func parse(sums []string, into ...*big.Int) error {
@@ -411,8 +439,14 @@ func (s *Snapshot) LineSums(ctx context.Context, found func(payer, payee ledger.
 		other  ledger.UserID
 		hash   int64
 	)
+	if s.part.Since == nil && !s.part.Whole() {
+		return nil
+	}
 	err := s.each(ctx, lineSumsStatement, nil, []any{&slot, &called, &other, &hash}, func() error {
 		payer, payee := slot, placement.SlotOf(other)
+		if !s.shows(payee) || !s.shows(payer) {
+			return nil
+		}
 		if !called {
 			payer, payee = payee, payer
 		}
@@ -443,7 +477,7 @@ func (s *Snapshot) FindLines(ctx context.Context, payees map[ledger.Slot]bool, f
 	)
 	into := []any{&called, &line.Initiator, &line.TxID, &line.Payee, &line.Amount, &line.Currency}
 	err := s.each(ctx, findLinesStatement, []any{slots}, into, func() error {
-		if payees[placement.SlotOf(line.Payee)] {
+		if payees[placement.SlotOf(line.Payee)] && s.shows(placement.SlotOf(line.Initiator)) {
 			found(line, called)
 		}
 		return nil
@@ -533,30 +567,11 @@ where held.version is null
 
 // Accounts reports accounts that are not what their entries make them, and balances below zero.
 func (s *Snapshot) Accounts(ctx context.Context, report audit.Reporter) error {
-	var (
-		e                ledger.Entry
-		previous, before int64
-		wentBack         bool
-	)
-	into := []any{&e.User, &e.Currency, &e.Version, &e.Amount, &e.Balance, &previous, &before, &wentBack}
-	err := s.each(ctx, chainStatement, nil, into, func() error {
-		id := fmt.Sprintf("%s %d", accountID(e.AccountKey), e.Version)
-		if e.Version-1 != previous {
-			report(audit.CheckAccounts, id, fmt.Sprintf("the entry before it is number %d", previous))
-		}
-		if sum := new(big.Int).Add(big.NewInt(before), big.NewInt(int64(e.Amount))); sum.Cmp(big.NewInt(int64(e.Balance))) != 0 {
-			report(audit.CheckAccounts, id, fmt.Sprintf("its balance is %d, but the one before %d and its amount %+d are %v", e.Balance, before, e.Amount, sum))
-		}
-		if wentBack {
-			report(audit.CheckAccounts, id, "it was made before the entry before it")
-		}
-		if e.Balance < 0 {
-			report(audit.CheckOverdraft, id, fmt.Sprintf("its balance is %d", e.Balance))
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("follow the chains of entries: %w", err)
+	if s.part.Since != nil {
+		return s.recentAccounts(ctx, report)
+	}
+	if err := s.chains(ctx, chainStatement, report); err != nil {
+		return err
 	}
 	var (
 		key              ledger.AccountKey
@@ -565,8 +580,8 @@ func (s *Snapshot) Accounts(ctx context.Context, report audit.Reporter) error {
 		sum              string
 		user             bool
 	)
-	into = []any{&key.User, &key.Currency, &balance, &version, &n, &sum, &user}
-	err = s.each(ctx, accountsStatement, nil, into, func() error {
+	into := []any{&key.User, &key.Currency, &balance, &version, &n, &sum, &user}
+	err := s.each(ctx, accountsStatement, nil, into, func() error {
 		id := accountID(key)
 		switch {
 		case balance == nil:
@@ -589,6 +604,36 @@ func (s *Snapshot) Accounts(ctx context.Context, report audit.Reporter) error {
 	})
 	if err != nil {
 		return fmt.Errorf("join accounts and entries: %w", err)
+	}
+	return nil
+}
+
+// chains reports entries that do not go on from the one before.
+func (s *Snapshot) chains(ctx context.Context, statement string, report audit.Reporter) error {
+	var (
+		e                ledger.Entry
+		previous, before int64
+		wentBack         bool
+	)
+	into := []any{&e.User, &e.Currency, &e.Version, &e.Amount, &e.Balance, &previous, &before, &wentBack}
+	err := s.each(ctx, statement, nil, into, func() error {
+		id := fmt.Sprintf("%s %d", accountID(e.AccountKey), e.Version)
+		if e.Version-1 != previous {
+			report(audit.CheckAccounts, id, fmt.Sprintf("the entry before it is number %d", previous))
+		}
+		if sum := new(big.Int).Add(big.NewInt(before), big.NewInt(int64(e.Amount))); sum.Cmp(big.NewInt(int64(e.Balance))) != 0 {
+			report(audit.CheckAccounts, id, fmt.Sprintf("its balance is %d, but the one before %d and its amount %+d are %v", e.Balance, before, e.Amount, sum))
+		}
+		if wentBack {
+			report(audit.CheckAccounts, id, "it was made before the entry before it")
+		}
+		if e.Balance < 0 {
+			report(audit.CheckOverdraft, id, fmt.Sprintf("its balance is %d", e.Balance))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("follow the chains of entries: %w", err)
 	}
 	return nil
 }
@@ -629,19 +674,26 @@ where (o.payee, o.amount, o.currency) is distinct from (s.payee, s.amount, s.cur
 
 // Sagas reports starts that debited for a saga without one, refunds of sagas that are not refunded, and the reverse.
 func (s *Snapshot) Sagas(ctx context.Context, report audit.Reporter) error {
+	starts, refunds := startsStatement, refundsStatement
+	var following []any
+	if s.part.Since != nil {
+		starts, refunds, following = recentStartsStatement, recentRefundsStatement, s.pending()
+	}
 	for _, side := range []struct {
-		step                         ledger.Step
-		statement, noSaga, noneOther string
+		step              ledger.Step
+		statement         string
+		args              []any
+		noSaga, noneOther string
 	}{
-		{ledger.StepStart, startsStatement, "it debited for a saga, but there is none", "it has no start that debited for it"},
-		{ledger.StepRefund, refundsStatement, "it is applied, but there is no saga that is refunded", "it is refunded, but there is no refund"},
+		{ledger.StepStart, starts, nil, "it debited for a saga, but there is none", "it has no start that debited for it"},
+		{ledger.StepRefund, refunds, following, "it is applied, but there is no saga that is refunded", "it is refunded, but there is no refund"},
 	} {
 		var (
 			op, saga       ledger.Transfer
 			hasOp, hasSaga bool
 		)
 		into := []any{&op.Initiator, &op.TxID, &hasOp, &hasSaga, &op.Payee, &op.Amount, &op.Currency, &saga.Payee, &saga.Amount, &saga.Currency}
-		err := s.each(ctx, side.statement, nil, into, func() error {
+		err := s.each(ctx, side.statement, side.args, into, func() error {
 			switch {
 			case !hasSaga:
 				report(audit.CheckSagas, operationID(op.Identity, side.step), side.noSaga)
@@ -700,7 +752,11 @@ func (s *Snapshot) Rows(ctx context.Context, report audit.Reporter) error {
 	if err != nil {
 		return fmt.Errorf("read users: %w", err)
 	}
-	for _, table := range []string{"users", "accounts", "operations", "entries", "sagas"} {
+	tables := []string{"users", "accounts", "operations", "entries", "sagas"}
+	if !s.part.Whole() {
+		tables = nil // they are looked at as a whole, or not
+	}
+	for _, table := range tables {
 		err := s.each(ctx, fmt.Sprintf(presentStatement, table), nil, []any{&slot}, func() error {
 			if row := s.slots[slot]; !row.Answered() && !row.Copy {
 				report(audit.CheckRows, fmt.Sprintf("slot %d", slot), "the shard has no part in it, but rows of "+table)
@@ -750,6 +806,9 @@ where state <> 1 and ` + answersFor
 
 // EndedSagas streams the sagas that have ended.
 func (s *Snapshot) EndedSagas(ctx context.Context, found func(ledger.Saga) error) error {
+	if s.part.Since != nil {
+		return s.recentlyEnded(ctx, found)
+	}
 	saga := ledger.Saga{Transfer: ledger.Transfer{Kind: ledger.KindTransfer}}
 	into := []any{&saga.Initiator, &saga.TxID, &saga.Payee, &saga.Amount, &saga.Currency, &saga.State, &saga.Cause}
 	if err := s.each(ctx, allEndedSagasStatement, nil, into, func() error { return found(saga) }); err != nil {
@@ -858,9 +917,9 @@ func (s *Snapshot) FindHomes(ctx context.Context, ids []ledger.Identity) (map[le
 	return homes, nil
 }
 
-// each streams a query's rows, each scanned into the same variables.
+// each streams a query's rows, each scanned into the same variables. The query says answersFor for the snapshot's scope.
 func (s *Snapshot) each(ctx context.Context, query string, args, into []any, row func() error) error {
-	rows, err := s.conn.Query(ctx, query, args...)
+	rows, err := s.conn.Query(ctx, strings.ReplaceAll(query, answersFor, s.scope), args...)
 	if err != nil {
 		return err
 	}

@@ -309,13 +309,13 @@ ALTER TABLE ONLY saldo.slots
 ALTER TABLE ONLY saldo.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (slot, id);
 
-CREATE INDEX entries_tx ON saldo.entries USING brin (tx);
+CREATE INDEX entries_tx ON saldo.entries USING brin (tx) WITH (autosummarize='on');
 
-CREATE INDEX operations_tx ON saldo.operations USING brin (tx);
+CREATE INDEX operations_tx ON saldo.operations USING brin (tx) WITH (autosummarize='on');
 
 CREATE INDEX sagas_pending ON saldo.sagas USING btree (tx, slot, tx_id, initiator) WHERE (state = 1);
 
-CREATE INDEX users_tx ON saldo.users USING brin (tx);
+CREATE INDEX users_tx ON saldo.users USING brin (tx) WITH (autosummarize='on');
 
 CREATE TRIGGER renew_revision AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON saldo.slots FOR EACH STATEMENT EXECUTE FUNCTION saldo.renew_revision();
 

@@ -90,12 +90,13 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+type expect map[audit.Name]string // an id that each failing check must name
+
 // Each thing that must not be is found, by the checks that it breaks and no others, under its id.
 func TestEachCorruptionIsFound(t *testing.T) {
 	t.Parallel()
 	slot := placement.SlotOf
 	shared := newWorld(t, templates)
-	type expect map[audit.Name]string // an id that each failing check must name
 	for _, c := range []struct {
 		name  string
 		where ledger.ShardID
@@ -265,6 +266,7 @@ func TestEachCorruptionIsFound(t *testing.T) {
 			if wantExit := min(len(c.want), 1); r.ExitCode() != wantExit {
 				t.Errorf("exit code %d, want %d", r.ExitCode(), wantExit)
 			}
+			foundInParts(t, w, c.want)
 			if text := table(r); t.Failed() || testing.Verbose() {
 				t.Logf("\n%s", text)
 			} else if strings.Contains(text, "VIOLATION") != (len(c.want) > 0) {

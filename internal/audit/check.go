@@ -35,3 +35,13 @@ func newChecks() []Check {
 		{Name: CheckEnds, Promises: []int{2}, Unit: "ended sagas", Says: "each completed saga has its credit, each refunded one its refusal"},
 	}
 }
+
+// Names returns the names of all checks, in the order in which they are reported.
+func Names() []Name {
+	checks := newChecks()
+	names := make([]Name, len(checks))
+	for i, check := range checks {
+		names[i] = check.Name
+	}
+	return names
+}

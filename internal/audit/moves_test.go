@@ -344,7 +344,6 @@ func violations(r *audit.Report) map[audit.Name]string {
 // paid on s1, has moved to s2; what the source has is a copy.
 func TestEachCorruptionOfAMoveIsFound(t *testing.T) {
 	t.Parallel()
-	type expect map[audit.Name]string
 	slot := placement.SlotOf(a2)
 	shared := newWorld(t, templates)
 	slotName, usd := fmt.Sprint("slot ", slot), string(a2)+" USD"

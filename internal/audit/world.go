@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"math/big"
 	"slices"
 	"time"
@@ -42,6 +43,41 @@ func (v View) underWay() map[placement.MoveID]placement.Move {
 func (v View) shards() []ledger.ShardID {
 	return slices.Compact(slices.Sorted(slices.Values(append(v.Map.Shards(), v.Shards...))))
 }
+
+// Part says which of a shard's rows a snapshot shows to Book, Lines and the streams of Steps. What is looked up by its key is
+// found wherever it is, and Standing is always whole. The zero Part is all rows of the slots that the shard answers for.
+//
+// A part has no sums: Totals counts, and has the bookings. Of slots alone there are no Lines, since their other ends are in
+// other slots.
+type Part struct {
+	Since *Mark             // only what was committed since, in slots that the shard has answered for all the time
+	Slots placement.SlotSet // only of these, if there are any
+}
+
+// Whole tells whether the part is all there is.
+func (p Part) Whole() bool { return p.Since == nil && len(p.Slots) == 0 }
+
+// Mark is a moment of a shard: what had been committed there. It means nothing to another server, nor to this one after it
+// has lost something.
+type Mark struct {
+	Shard    ledger.ShardID
+	System   int64 // the server's identifier
+	Timeline int   // that it ran on
+	Snapshot string
+	LSN      string                       // how far its log was written
+	Slots    map[ledger.Slot]ledger.Epoch // that it answered for
+	Pending  []ledger.Identity            // sagas that had not ended, of those begun since an earlier mark; few, or the newest
+}
+
+// Marked is a snapshot of a part, which a later part may be since.
+type Marked interface {
+	Snapshot
+	// Mark is of the moment of the snapshot. The sagas in it are known once EndedSagas was read.
+	Mark() Mark
+}
+
+// ErrMarkLost is why a shard cannot say what happened since a mark: it is another server by now, or has lost something.
+var ErrMarkLost = errors.New("the mark is lost")
 
 // Snapshot is one shard at one instant. Its methods may be slow, and must not be called at the same time.
 type Snapshot interface {

@@ -263,6 +263,13 @@ func (w *world) Snapshot(ctx context.Context, id ledger.ShardID) (audit.Snapshot
 	return w.by[id].Snapshot(ctx)
 }
 
+func (w *world) SnapshotOf(ctx context.Context, id ledger.ShardID, part audit.Part) (audit.Marked, error) {
+	if w.before != nil {
+		w.before(id)
+	}
+	return w.by[id].SnapshotOf(ctx, part)
+}
+
 // tell lets an operation happen where it belongs.
 func (w *world) tell(parts ...part) error {
 	for _, p := range parts {

@@ -15,8 +15,9 @@
 //	slots/<00..3f>       [{"first","last","shard","epoch"}, …]                       64 slots each, as runs in slot order
 //	moves/<id>           a placement.Move                                            until it has ended and is forgotten
 //	positions/<id>       [{"timeline","lsn","at"}, …]                                how far a shard's log was durable: a hint only
+//	audit                an admin.AuditStatus                                        what the audit that is always on has found: a hint only
 //	leaders/<name>/<lease>   the candidate's value                                   leased
-//	live/<kind>/<id>     the announced value                                         leased, a hint only
+//	live/<kind>/<id>     the announced value: of routers and coordinators a Process  leased, a hint only
 //
 // Ownership is packed into 64 keys, by the top 6 bits of the slot, because etcd takes at most 128 compares and 128 puts in
 // one Txn (each counted for itself): one decision over any set of slots compares and writes at most 64 keys, which leaves

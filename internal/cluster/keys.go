@@ -21,7 +21,9 @@ func (k keys) chunk(chunk int) string             { return fmt.Sprintf("%s%02x",
 func (k keys) moves() string                      { return k.prefix + "moves/" }
 func (k keys) move(id placement.MoveID) string    { return k.moves() + string(id) }
 func (k keys) positions(id ledger.ShardID) string { return k.prefix + "positions/" + string(id) }
-func (k keys) election(name string) string        { return k.prefix + "leaders/" + name + "/" }
+func (k keys) audit() string                      { return k.prefix + "audit" }
+func (k keys) leaders() string                    { return k.prefix + "leaders/" }
+func (k keys) election(name string) string        { return k.leaders() + name + "/" }
 func (k keys) kind(kind string) string            { return k.prefix + "live/" + kind + "/" }
 
 // mapped tells whether the key is part of a View.

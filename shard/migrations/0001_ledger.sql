@@ -79,7 +79,7 @@ create table saldo.users (
     tx         bigint      not null default (pg_current_xact_id()::text::bigint),
     primary key (slot, id)
 );
-create index users_tx on saldo.users using brin (tx);
+create index users_tx on saldo.users using brin (tx) with (autosummarize = on);
 
 -- No tx and no index but the key: an index on anything that changes would end HOT updates.
 create table saldo.accounts (
@@ -122,7 +122,7 @@ create table saldo.operations (
            and system_amount = case when system_account = '' then 0 when step = 1 and kind > 1 then amount else -amount end
            and (reason = '' or version = 0))
 );
-create index operations_tx on saldo.operations using brin (tx);
+create index operations_tx on saldo.operations using brin (tx) with (autosummarize = on);
 
 -- Append-only. The initiator of an entry's transfer is its user (an add, a withdrawal, a debit, a refund) or, for money
 -- received, its counterparty.
@@ -141,7 +141,7 @@ create table saldo.entries (
     counterparty text        not null collate "C",
     primary key (slot, user_id, currency, version)
 );
-create index entries_tx on saldo.entries using brin (tx);
+create index entries_tx on saldo.entries using brin (tx) with (autosummarize = on);
 
 -- The money side of a saga is in operations; this row is its durable state. It names users, never shards.
 create table saldo.sagas (
@@ -302,6 +302,7 @@ $$;
 -- +goose StatementEnd
 
 -- A delta is found by the BRIN indexes on tx, which know pages only once these have been summarized: else they are all read.
+-- Autovacuum does that from time to time, which is enough for the audit that is always on; a move has it done at once.
 -- That is the owner's right. It locks out nobody but vacuum.
 -- +goose StatementBegin
 create function saldo.summarize_tx() returns void language sql security definer set search_path = pg_catalog, pg_temp as $$

@@ -1,0 +1,269 @@
+package audit_test
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/audit"
+	"github.com/saldo-ledger/saldo/internal/auditor"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/shard"
+)
+
+// partOf is a world of which an audit sees a part.
+type partOf struct {
+	*world
+	part func(id ledger.ShardID) audit.Part
+}
+
+func (p partOf) Snapshot(ctx context.Context, id ledger.ShardID) (audit.Snapshot, error) {
+	return p.SnapshotOf(ctx, id, p.part(id))
+}
+
+func (w *world) auditPart(part func(id ledger.ShardID) audit.Part) *audit.Report {
+	w.t.Helper()
+	options := audit.Options{Part: true, Chunk: 2, Patience: 30 * time.Millisecond, Pause: 20 * time.Millisecond}
+	report, err := audit.Run(context.Background(), partOf{w, part}, options)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return report
+}
+
+// sinceEver is a mark before everything, of a shard as it is.
+func (w *world) sinceEver(id ledger.ShardID) audit.Part {
+	w.t.Helper()
+	s, err := w.by[id].SnapshotOf(context.Background(), audit.Part{Since: new(audit.Mark)})
+	if err != nil {
+		return audit.Part{Since: new(audit.Mark)} // and the audit will be told the same
+	}
+	defer s.Close()
+	mark := s.Mark()
+	mark.Snapshot = "3:3:"
+	return audit.Part{Since: &mark}
+}
+
+func everySlot(ledger.ShardID) audit.Part {
+	var all placement.SlotSet
+	for slot := range ledger.Slot(placement.Slots) {
+		all = append(all, slot)
+	}
+	return audit.Part{Slots: all}
+}
+
+// foundInParts checks that what a whole audit finds is found by what is new and a sweep together, sums aside, and that neither
+// finds anything else.
+func foundInParts(t *testing.T, w *world, want expect) {
+	t.Helper()
+	recent, sweep := w.auditPart(w.sinceEver), w.auditPart(everySlot)
+	for name, id := range want {
+		if id == "USD" || id == "EUR" || name == audit.CheckRows && strings.HasPrefix(id, "slot ") {
+			continue // a sum, or of rows that are in no slot of the shard
+		}
+		named := func(v audit.Violation) bool { return v.ID == id && v.Problem != "" }
+		if !slices.ContainsFunc(recent.Check(name).Violations, named) && !slices.ContainsFunc(sweep.Check(name).Violations, named) {
+			t.Errorf("in parts %s does not name %q", name, id)
+		}
+	}
+	for what, r := range map[string]*audit.Report{"what is new": recent, "the sweep": sweep} {
+		for _, name := range r.Failed() {
+			if _, ok := want[name]; !ok {
+				t.Errorf("in %s %s fails too", what, name)
+			}
+		}
+		if t.Failed() {
+			t.Logf("%s:\n%s", what, table(r))
+		}
+	}
+}
+
+// The story in parts: all of it is judged, and clean.
+func TestCleanParts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, templates)
+	for what, part := range map[string]func(ledger.ShardID) audit.Part{"what is new": w.sinceEver, "the sweep": everySlot} {
+		r := w.auditPart(part)
+		if r.Verdict != audit.Clean {
+			t.Errorf("%s:\n%s", what, table(r))
+		}
+		covered := make(map[audit.Name]int64)
+		for _, c := range r.Checks {
+			covered[c.Name] = c.Covered
+		}
+		want := map[audit.Name]int64{
+			audit.CheckIdentity: 3, audit.CheckSlots: 4096, audit.CheckRows: 5 + 25, audit.CheckOperations: 25,
+			audit.CheckAccounts: 10, audit.CheckOverdraft: 24, audit.CheckCredits: 4, audit.CheckEnds: 3,
+		}
+		for name, n := range want {
+			if covered[name] != n {
+				t.Errorf("%s: %s covered %d, want %d", what, name, covered[name], n)
+			}
+		}
+	}
+}
+
+func newAuditor(books auditor.Books) *auditor.Auditor {
+	return auditor.New(books, auditor.Config{
+		Step: time.Minute, Audit: audit.Options{Patience: 30 * time.Millisecond, Pause: 10 * time.Millisecond},
+	}, slog.New(slog.DiscardHandler))
+}
+
+func mustBeClean(t *testing.T, a *auditor.Auditor, atLeast int64) {
+	t.Helper()
+	if s := a.Status(); s.Verdict() != audit.Clean || s.Covered < atLeast {
+		t.Errorf("the auditor, after %d steps: %+v", atLeast, s)
+	}
+}
+
+// What happens between two rounds is judged in the second, once; and nothing twice.
+func TestAuditorReadsWhatIsNew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, empty)
+	a := newAuditor(w)
+	a.Round(t.Context())
+	a.Round(t.Context())
+	idle := a.Status()
+	w.must(story...)
+	a.Round(t.Context())
+	told := a.Status()
+	a.Round(t.Context())
+	after := a.Status()
+	standing := int64(3 + 4096)
+	if got := told.Covered - idle.Covered - 2*standing; got < 25+24 {
+		t.Errorf("%d rows were judged of the story", got)
+	}
+	if sweep := after.Covered - told.Covered - 2*standing; sweep > 25 {
+		t.Errorf("%d rows were judged again at once", sweep)
+	}
+	mustBeClean(t, a, 25)
+}
+
+// A row that was written wrongly is found by the next round; one that was changed by hand long after by the sweep. Both are
+// forgotten when they have been mended and the sweep has gone round.
+func TestAuditorFindsAndForgets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, empty)
+	a := newAuditor(w)
+	a.Round(t.Context())
+	w.must(story...)
+	w.sql("s1", `update entries set counterparty = 'mallory' where tx_id = 'completed' and user_id = $1`, a1)
+	a.Round(t.Context())
+	found := a.Status().Findings
+	if len(found) != 2 || found[0].Check != audit.CheckOperations || found[0].ID != string(a1)+"/completed start" || found[0].Shard != "s1" {
+		t.Fatalf("found %+v", found)
+	}
+	w.sql("s1", `update entries set counterparty = $2 where tx_id = 'completed' and user_id = $1`, a1, b1)
+	w.sql("s2", `update accounts set balance = balance + 1 where user_id = $1 and currency = 'USD'`, b2)
+	seen := func() bool {
+		return slices.ContainsFunc(a.Status().Findings, func(f auditor.Finding) bool { return f.ID == string(b2)+" USD" })
+	}
+	sweepUntil(t, a, seen)
+	w.sql("s2", `update accounts set balance = balance - 1 where user_id = $1 and currency = 'USD'`, b2)
+	sweepUntil(t, a, func() bool { return len(a.Status().Findings) == 0 })
+	mustBeClean(t, a, 25)
+}
+
+func sweepUntil(t *testing.T, a *auditor.Auditor, so func() bool) {
+	t.Helper()
+	for range 60 {
+		if so() {
+			return
+		}
+		a.Round(t.Context())
+	}
+	t.Fatalf("it did not come: %+v", a.Status())
+}
+
+// A shard that is away makes a round incomplete, and what it has committed meanwhile is read when it is back.
+func TestAuditorGoesOnFromItsMark(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, empty)
+	a := newAuditor(w)
+	a.Round(t.Context())
+	dsn := w.dsn["s1"]
+	w.must(story...)
+	w.sql("s1", `delete from sagas where tx_id = 'refunded'`)
+	w.open("s1", "postgres://saldo@127.0.0.1:1/none")
+	a.Round(t.Context())
+	if s := a.Status(); s.Verdict() != audit.Incomplete || !strings.Contains(strings.Join(s.Gaps, " "), "s1") {
+		t.Errorf("while s1 is away: %+v", s)
+	}
+	w.open("s1", dsn)
+	a.Round(t.Context())
+	if found := a.Status().Findings; !slices.ContainsFunc(found, func(f auditor.Finding) bool { return f.Check == audit.CheckSagas }) {
+		t.Errorf("found %+v", found)
+	}
+}
+
+// A mark of another server means nothing: the round says so, and goes on from now.
+func TestAuditorLosesAMark(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, empty)
+	lost := &forgetful{world: w}
+	a := newAuditor(lost)
+	a.Round(t.Context())
+	lost.forget = true
+	w.must(story...)
+	a.Round(t.Context())
+	if s := a.Status(); s.Verdict() != audit.Incomplete || !strings.Contains(strings.Join(s.Gaps, " "), "left to the sweep") {
+		t.Errorf("when the marks are lost: %+v", s)
+	}
+	lost.forget = false
+	a.Round(t.Context())
+	mustBeClean(t, a, 25)
+}
+
+// forgetful makes marks those of another server.
+type forgetful struct {
+	*world
+	forget bool
+}
+
+func (f *forgetful) SnapshotOf(ctx context.Context, id ledger.ShardID, part audit.Part) (audit.Marked, error) {
+	if f.forget && part.Since != nil && part.Since.Snapshot != "" {
+		mark := *part.Since
+		mark.System++
+		part.Since = &mark
+	}
+	return f.world.SnapshotOf(ctx, id, part)
+}
+
+// Rows of a slot that has come since the mark are left to the sweep, which takes them next.
+func TestAuditorLeavesOutWhatHasCome(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, templates)
+	slot := placement.SlotOf(a2)
+	before := w.sinceEver("s1").Since
+	without := *before
+	without.Slots = maps.Clone(before.Slots)
+	delete(without.Slots, slot)
+	w.sql("s1", `delete from entries where user_id = $1 and tx_id = 'local'`, a2)
+	for _, c := range []struct {
+		since *audit.Mark
+		found bool
+	}{{before, true}, {&without, false}} {
+		s, err := w.by["s1"].SnapshotOf(t.Context(), audit.Part{Since: c.since})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		var lines int
+		err = s.LineSums(t.Context(), func(_, payee ledger.Slot, _ uint64, _ bool) {
+			if payee == slot {
+				lines++
+			}
+		})
+		if err != nil || (lines > 0) != c.found {
+			t.Errorf("%d lines of the slot, %v", lines, err)
+		}
+	}
+}
+
+var _ auditor.Books = (*world)(nil)
+var _ audit.Marked = (*shard.Snapshot)(nil)

@@ -1,0 +1,235 @@
+package auditor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/audit"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+)
+
+// Books is the cluster, to be audited in parts.
+type Books interface {
+	// View reads, linearizably, who the cluster is and who owns what.
+	View(ctx context.Context) (audit.View, error)
+	// SnapshotOf opens a snapshot of a part of a shard, taken before it returns. audit.ErrMarkLost: the part's mark means
+	// nothing to the shard any more.
+	SnapshotOf(ctx context.Context, id ledger.ShardID, part audit.Part) (audit.Marked, error)
+}
+
+// Config says how to audit. Zero values mean the defaults.
+type Config struct {
+	Interval time.Duration // between the beginnings of two rounds, at least; default 10 s
+	Share    float64       // of the time, which rounds may take; default 0.05
+	Step     time.Duration // that a step of the sweep should take; default 1 s
+	Audit    audit.Options // of each round
+	Shown    int           // findings that are kept; default 100
+
+	Ended func(Status) // is told after each round; may be nil
+}
+
+func (c *Config) setDefaults() {
+	c.Interval = cmp.Or(c.Interval, 10*time.Second)
+	c.Share = cmp.Or(c.Share, 0.05)
+	c.Step = cmp.Or(c.Step, time.Second)
+	c.Shown = cmp.Or(c.Shown, 100)
+}
+
+// Auditor audits a cluster while Run runs.
+type Auditor struct {
+	books  Books
+	config Config
+	log    *slog.Logger
+
+	// Used by Run alone.
+	marks map[ledger.ShardID]audit.Mark
+	sweep sweep
+
+	mu       sync.Mutex // guards what follows
+	findings findings
+	status   Status
+}
+
+// New returns an auditor. It does nothing before Run.
+func New(books Books, config Config, log *slog.Logger) *Auditor {
+	config.setDefaults()
+	return &Auditor{
+		books: books, config: config, log: log,
+		marks: make(map[ledger.ShardID]audit.Mark), sweep: sweep{size: 2}, findings: findings{shown: config.Shown},
+	}
+}
+
+// Run audits until ctx ends.
+func (a *Auditor) Run(ctx context.Context) {
+	a.update(func(s *Status) { s.Running = true })
+	defer a.update(func(s *Status) { s.Running = false })
+	for ctx.Err() == nil {
+		begun := time.Now()
+		a.Round(ctx)
+		took := time.Since(begun)
+		rest := max(a.config.Interval-took, time.Duration(float64(took)*(1/a.config.Share-1)))
+		select {
+		case <-time.After(rest):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// Round audits what is new and a few slots.
+func (a *Auditor) Round(ctx context.Context) {
+	begun := time.Now()
+	if a.recent(ctx) {
+		a.sweepOn(ctx)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	a.update(func(s *Status) { s.Took = time.Since(begun) })
+	if a.config.Ended != nil {
+		a.config.Ended(a.Status())
+	}
+}
+
+// recent audits what was committed since the marks, and sets them anew. It tells whether the cluster could be read.
+func (a *Auditor) recent(ctx context.Context) bool {
+	var (
+		mu     sync.Mutex // guards what follows: snapshots are taken side by side
+		latest = make(map[ledger.ShardID]audit.Mark)
+		gaps   []string
+	)
+	world := part{a.books, func(id ledger.ShardID) audit.Part {
+		mark := a.marks[id]
+		return audit.Part{Since: &mark}
+	}, func(ctx context.Context, id ledger.ShardID, lost error) (audit.Marked, error) {
+		mu.Lock()
+		gaps = append(gaps, fmt.Sprintf("what shard %s has committed lately is left to the sweep: %v", id, lost))
+		mu.Unlock()
+		return a.books.SnapshotOf(ctx, id, audit.Part{Since: new(audit.Mark)})
+	}}
+	options := a.config.Audit
+	options.Part = true
+	options.Judged = func(id ledger.ShardID, snapshot audit.Snapshot) {
+		latest[id] = snapshot.(audit.Marked).Mark()
+	}
+	report, err := audit.Run(ctx, world, options)
+	if err != nil {
+		if ctx.Err() == nil {
+			a.fail(err)
+		}
+		return false
+	}
+	for id, mark := range latest {
+		if before, ok := a.marks[id]; ok {
+			for slot, epoch := range mark.Slots {
+				if before.Slots[slot] != epoch {
+					a.sweep.first(slot)
+				}
+			}
+		}
+		a.marks[id] = mark
+	}
+	for id := range a.marks {
+		if _, ok := latest[id]; !ok && !registered(report, id) {
+			delete(a.marks, id)
+		}
+	}
+	a.learn(report, true, gaps)
+	return true
+}
+
+func registered(report *audit.Report, id ledger.ShardID) bool {
+	for _, shard := range report.Shards {
+		if shard.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// sweepOn audits the next slots.
+func (a *Auditor) sweepOn(ctx context.Context) {
+	slots := a.sweep.next()
+	world := part{a.books, func(ledger.ShardID) audit.Part { return audit.Part{Slots: slots} }, nil}
+	options := a.config.Audit
+	options.Part = true
+	begun := time.Now()
+	report, err := audit.Run(ctx, world, options)
+	if err != nil {
+		if ctx.Err() == nil {
+			a.fail(err)
+		}
+		return
+	}
+	a.learn(report, false, nil)
+	if a.sweep.done(report.Verdict != audit.Incomplete, time.Since(begun), a.config.Step) {
+		a.update(func(s *Status) {
+			a.findings.turn()
+			s.Sweeps++
+			s.SweptAt = time.Now().UTC()
+		})
+	}
+	a.update(func(s *Status) { s.Swept = float64(a.sweep.at) / placement.Slots })
+}
+
+// learn takes in what a round has found.
+func (a *Auditor) learn(report *audit.Report, recent bool, gaps []string) {
+	now := time.Now().UTC()
+	for _, check := range report.Checks {
+		for _, gap := range check.Gaps {
+			gaps = append(gaps, string(check.Name)+": "+gap)
+		}
+	}
+	a.mu.Lock()
+	fresh := a.findings.see(report, recent, now)
+	s := &a.status
+	s.Rounds++
+	for _, check := range report.Checks {
+		s.Covered += check.Covered
+	}
+	if recent {
+		s.Gaps, s.RoundAt = gaps, now
+		if len(gaps) == 0 {
+			s.CompleteAt = now
+		}
+	}
+	a.mu.Unlock()
+	for _, f := range fresh {
+		a.log.Error("the books are wrong", "check", f.Check, "shard", f.Shard, "id", f.ID, "problem", f.Problem)
+	}
+}
+
+// fail notes that the cluster could not be read.
+func (a *Auditor) fail(err error) {
+	a.update(func(s *Status) { s.Gaps = []string{err.Error()} })
+}
+
+func (a *Auditor) update(change func(*Status)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	change(&a.status)
+}
+
+// part is an audit.World of which snapshots show a part.
+type part struct {
+	Books
+	of   func(ledger.ShardID) audit.Part
+	lost func(ctx context.Context, id ledger.ShardID, err error) (audit.Marked, error) // instead, if its mark is lost
+}
+
+// Snapshot implements audit.World.
+func (p part) Snapshot(ctx context.Context, id ledger.ShardID) (audit.Snapshot, error) {
+	snapshot, err := p.SnapshotOf(ctx, id, p.of(id))
+	if errors.Is(err, audit.ErrMarkLost) && p.lost != nil {
+		snapshot, err = p.lost(ctx, id, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return snapshot, nil
+}
