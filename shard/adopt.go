@@ -96,6 +96,11 @@ func (s *Standing) adoptable(cluster string, id ledger.ShardID, known Known) err
 	case known.Timeline != 0 && !s.descends(known.Timeline):
 		return fmt.Errorf("%w: its timeline %d does not come from timeline %d, which the shard is on: all that was written there would be lost",
 			ErrNotAdoptable, s.Timeline, known.Timeline)
+	case known.Mark != "" && s.Timeline != known.Timeline && s.Adopted != known.Timeline && s.adoption != known.Mark:
+		// Numbers alone do not tell: an old backup that is restored twice, without the archive of the timeline that was adopted,
+		// goes through another one of that number.
+		return fmt.Errorf("%w: nothing in its database tells of the server that was adopted on timeline %d: it goes on from another one of that "+
+			"number, as an old backup does that was restored without the newer log", ErrNotAdoptable, known.Timeline)
 	}
 	return nil
 }

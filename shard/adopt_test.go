@@ -251,6 +251,34 @@ func TestAdoptAfterTwoPromotions(t *testing.T) {
 	}
 }
 
+// A timeline of the same number may be another one: the database must tell of the adoption, or of the mark that came before it.
+func TestTimelineOfTheSameNumber(t *testing.T) {
+	t.Parallel()
+	third := shard.Standing{
+		Cluster: "c", Shard: "s1", Timeline: 3, Forks: []shard.Fork{{Timeline: 1, At: 10}, {Timeline: 2, At: 20}},
+	}
+	for _, c := range []struct {
+		name      string
+		adopted   int
+		marked    string
+		known     shard.Known
+		adoptable bool
+	}{
+		{"it was adopted on 2", 2, "m2", shard.Known{Timeline: 2, Mark: "m2"}, true},
+		{"and marked for a third", 2, "m3", shard.Known{Timeline: 2, Mark: "m2"}, true},
+		{"the crash came between the registry and the database", 1, "m2", shard.Known{Timeline: 2, Mark: "m2"}, true},
+		{"it was promoted twice and never adopted", 1, "", shard.Known{Timeline: 1}, true},
+		{"an old backup, restored twice", 1, "", shard.Known{Timeline: 2, Mark: "m2"}, false},
+		{"and somebody tried to adopt that", 1, "m9", shard.Known{Timeline: 2, Mark: "m2"}, false},
+	} {
+		third.Adopted = c.adopted
+		err := shard.Adoptable(third, c.marked, c.known)
+		if (err == nil) != c.adoptable || err != nil && !errors.Is(err, shard.ErrNotAdoptable) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
 // What a primary has on disk and no standby has is not durable where standbys are waited for: nobody was told of it.
 func TestPositionWaitsForStandbys(t *testing.T) {
 	t.Parallel()

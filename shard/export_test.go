@@ -15,7 +15,7 @@ func (s *Shard) Batches() *Batches { return &Batches{writer: &writer{lane: s.lan
 // Setting reads a setting of a writer's session.
 func (b *Batches) Setting(t testing.TB, name string) (value string) {
 	t.Helper()
-	if err := b.writer.connect(); err != nil {
+	if err := b.writer.connect(nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.writer.conn.QueryRow(t.Context(), "select current_setting($1)", name).Scan(&value); err != nil {
@@ -31,6 +31,12 @@ func (s *Shard) ExpectsReplays() bool { return s.lane.replays.expected() }
 func (s *Shard) Quiet() { s.lane.replays.quiet.Store(quietBatches) }
 
 const QuietBatches = quietBatches
+
+// Migrations are the ones that Migrate applies; MigrateBy applies others.
+var (
+	Migrations = migrations
+	MigrateBy  = migrate
+)
 
 // Knows tells whether the lane has seen that the shard owns the slots as held.
 func (s *Shard) Knows(holds ...placement.Hold) bool {
@@ -84,4 +90,10 @@ func (b *Batches) settle(items []item) []answer {
 		answers[i] = items[i].answer
 	}
 	return answers
+}
+
+// Adoptable says why a server as it stands must not be adopted, given what its database was marked with.
+func Adoptable(s Standing, adoption string, known Known) error {
+	s.adoption = adoption
+	return s.adoptable(s.Cluster, s.Shard, known)
 }
