@@ -4,9 +4,8 @@ import (
 	"context"
 	"time"
 
-	"go.opentelemetry.io/otel"
-
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // Carry takes sagas that were just begun to their ends, as far as nothing comes between, and returns those that have
@@ -15,7 +14,7 @@ import (
 // queue of its home, for a Driver.
 func Carry(ctx context.Context, steps Steps, begun []ledger.Saga) (ended []ledger.Saga) {
 	runs, under := make([]run, len(begun)), make([]*run, len(begun))
-	tracer := otel.Tracer(tracerName)
+	tracer := tracing.Tracer("saga")
 	for i := range runs {
 		r := &runs[i]
 		r.Saga, r.Saga.State = begun[i], ledger.SagaPending

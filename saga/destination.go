@@ -7,6 +7,7 @@ import (
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // destination is where steps are sent: a payee's shard, the home, or a slot that refused one. Each has its own pace and its
@@ -42,7 +43,7 @@ func (d *Driver) admit(ctx context.Context, p *Pending) {
 	r := &run{Pending: *p, place: place, ours: d.steps.ShardOf(p.Initiator) == d.home.ID()}
 	r.start(ctx, d.tracer)
 	place.running++
-	d.running[p.Identity] = struct{}{}
+	d.running[p.Identity] = r
 	d.next(ctx, r)
 }
 
@@ -122,7 +123,10 @@ func (d *Driver) leave(r *run) {
 func (d *Driver) enqueue(ctx context.Context, r *run, to *destination) {
 	if to.due = append(to.due, r); !to.sending {
 		to.sending = true
-		d.underway.Go(func() { d.send(ctx, to) })
+		d.underway.Go(func() {
+			defer tracing.Crash(d.log, "carrying sagas")
+			d.send(ctx, to)
+		})
 	}
 }
 
@@ -162,6 +166,7 @@ func (d *Driver) advance(ctx context.Context, r *run, answer *ledger.Answer) {
 		d.drop(r) // its home has moved: it stands in another queue
 		return
 	}
+	d.metrics.retries[r.action].Add(1)
 	d.complain(r, answer.Err)
 	if slot, ok := refusedSlot(answer.Err); ok {
 		d.awaitSlot(ctx, r, slot)
@@ -174,6 +179,7 @@ func (d *Driver) advance(ctx context.Context, r *run, answer *ledger.Answer) {
 	r.tries++
 	wait := jitter(d.backoff(r.tries))
 	d.underway.Go(func() {
+		defer tracing.Crash(d.log, "carrying sagas")
 		if sleep(ctx, wait) {
 			d.mu.Lock()
 			defer d.mu.Unlock()
@@ -247,7 +253,7 @@ func (d *Driver) complain(r *run, err error) {
 		r.silent = max(r.silent-1, 0)
 		return
 	}
-	d.log.Error("a saga does not end", "initiator", r.Initiator, "tx_id", r.TxID, "age", age.Round(time.Second),
+	d.log.ErrorContext(r.traced(), "a saga does not end", "initiator", r.Initiator, "tx_id", r.TxID, "age", age.Round(time.Second),
 		"action", r.action.String(), "error", err)
 	r.silent = 31
 }

@@ -8,13 +8,11 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
-
-const tracerName = "github.com/saldo-ledger/saldo/saga"
 
 // Home is one home shard's queue.
 type Home interface {
@@ -60,14 +58,16 @@ type Driver struct {
 	steps  Steps
 	config Config
 	log    *slog.Logger
-	tracer trace.Tracer
+	tracer trace.Tracer  // nil if nothing is traced
 	wake   chan struct{} // room for one: what had to be left in the queue may have room
+
+	metrics metrics
 
 	marks    []mark         // Run's, oldest first
 	underway sync.WaitGroup // goroutines that send or pause
 
 	mu      sync.Mutex // guards what follows, and all destinations and runs
-	running map[ledger.Identity]struct{}
+	running map[ledger.Identity]*run
 	alarmed map[ledger.Identity]struct{} // left alone until the next sweep
 	toHome  *destination
 	toShard map[ledger.ShardID]*destination // of payees
@@ -85,9 +85,9 @@ type mark struct {
 func NewDriver(home Home, steps Steps, config Config, log *slog.Logger) *Driver {
 	config.setDefaults()
 	return &Driver{
-		home: home, steps: steps, config: config, log: log,
-		tracer: otel.Tracer(tracerName), wake: make(chan struct{}, 1),
-		running: make(map[ledger.Identity]struct{}), alarmed: make(map[ledger.Identity]struct{}),
+		home: home, steps: steps, config: config, log: log, metrics: newMetrics(home),
+		tracer: tracing.Tracer("saga"), wake: make(chan struct{}, 1),
+		running: make(map[ledger.Identity]*run), alarmed: make(map[ledger.Identity]struct{}),
 		toHome: new(destination), toShard: make(map[ledger.ShardID]*destination), toSlot: make(map[ledger.Slot]*destination),
 	}
 }
@@ -98,7 +98,8 @@ func NewDriver(home Home, steps Steps, config Config, log *slog.Logger) *Driver 
 // what it had to leave, it sweeps through the whole queue, a page at a time, so that what comes does not wait for a long
 // queue.
 func (d *Driver) Run(ctx context.Context) {
-	defer d.underway.Wait()
+	defer d.abandon()
+	defer d.observe()()
 	poll := time.NewTicker(d.config.Poll)
 	defer poll.Stop()
 	var (
@@ -141,6 +142,17 @@ func (d *Driver) Run(ctx context.Context) {
 		case <-d.wake:
 		case <-again:
 		}
+	}
+}
+
+// abandon waits for the steps under way and leaves what has not ended to the next runner.
+func (d *Driver) abandon() {
+	d.underway.Wait()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, r := range d.running {
+		r.stop()
+		delete(d.running, id)
 	}
 }
 
@@ -207,7 +219,9 @@ func (d *Driver) read(ctx context.Context, after Cursor, before int64) (Page, er
 
 // alarm tells a person, and leaves the saga alone until the next sweep. The caller holds d.mu.
 func (d *Driver) alarm(r *run) {
-	d.log.Error("a saga's durable outcomes contradict each other", "initiator", r.Initiator, "tx_id", r.TxID, "state", r.state.Phase)
+	d.log.ErrorContext(r.traced(), "a saga's durable outcomes contradict each other",
+		"initiator", r.Initiator, "tx_id", r.TxID, "state", r.state.Phase)
+	d.metrics.contradictions.Add(1)
 	d.alarmed[r.Identity] = struct{}{}
 }
 

@@ -3,8 +3,6 @@ package saga
 import (
 	"context"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -15,7 +13,7 @@ type run struct {
 	Pending
 	state  State
 	action Action
-	span   trace.Span
+	trail
 
 	// Of a driver's, guarded by its mutex:
 	ours   bool         // its home was this by the map
@@ -27,21 +25,11 @@ type run struct {
 // start begins a saga that is pending or was left anywhere on its way, and continues the trace of its request.
 func (r *run) start(ctx context.Context, tracer trace.Tracer) {
 	r.state, r.action = Start(r.State, r.Cause)
-	if r.Trace != "" {
-		ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": r.Trace})
-	}
-	if _, r.span = tracer.Start(ctx, "saga"); r.span.IsRecording() {
-		r.span.SetAttributes(attribute.String("saldo.tx_id", string(r.TxID)))
-	}
+	r.trail = newTrail(ctx, tracer, &r.Pending)
 }
 
 // stop ends what start began.
-func (r *run) stop() {
-	if r.action == Stop && r.span.IsRecording() {
-		r.span.SetAttributes(attribute.String("saldo.saga.state", r.state.Phase.String()))
-	}
-	r.span.End()
-}
+func (r *run) stop() { r.trail.end(r.action, r.state) }
 
 // operation is the step that the next action submits: a credit or a refund.
 func (r *run) operation() ledger.Operation {
@@ -54,9 +42,6 @@ func (r *run) operation() ledger.Operation {
 // learn lets the machine decide by the answer to the action what is next. It returns false if that is to try again.
 func (r *run) learn(answer *ledger.Answer) (answered bool) {
 	event, cause := r.event(answer)
-	if event == NoAnswer && r.span.IsRecording() {
-		r.span.AddEvent("no answer", trace.WithAttributes(attribute.String("action", r.action.String())))
-	}
 	state, action := Step(r.state, event, cause)
 	if r.state = state; action != None {
 		r.action = action

@@ -41,18 +41,23 @@ func act(ctx context.Context, steps Steps, runs []*run) []ledger.Answer {
 			ops = append(ops, r.operation())
 		}
 	}
+	submitting, completing := beginTries(ctx, runs)
 	switch {
 	case len(ids) == 0:
-		return steps.SubmitAll(ctx, ops)
+		answers := steps.SubmitAll(submitting, ops)
+		endTries(runs, answers)
+		return answers
 	case len(ops) == 0:
-		return steps.CompleteAll(ctx, ids)
+		answers := steps.CompleteAll(completing, ids)
+		endTries(runs, answers)
+		return answers
 	}
 	var (
 		both             sync.WaitGroup
 		submitted, ended []ledger.Answer
 	)
-	both.Go(func() { submitted = steps.SubmitAll(ctx, ops) })
-	ended = steps.CompleteAll(ctx, ids)
+	both.Go(func() { submitted = steps.SubmitAll(submitting, ops) })
+	ended = steps.CompleteAll(completing, ids)
 	both.Wait()
 	answers := make([]ledger.Answer, 0, len(runs))
 	for _, r := range runs {
@@ -62,6 +67,7 @@ func act(ctx context.Context, steps Steps, runs []*run) []ledger.Answer {
 		}
 		answers, *from = append(answers, (*from)[0]), (*from)[1:]
 	}
+	endTries(runs, answers)
 	return answers
 }
 

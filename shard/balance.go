@@ -10,6 +10,7 @@ import (
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // Balance reads one account; zero if the user has none in the currency. Errors: CodeUserNotFound, CodeUnavailable,
@@ -57,7 +58,10 @@ func (r *balanceReader) start(ctx context.Context, running *sync.WaitGroup) {
 		readers = r.shard.config.ReadConns
 	}
 	for range readers {
-		running.Go(func() { r.run(ctx) })
+		running.Go(func() {
+			defer tracing.Crash(r.shard.log, "reading balances")
+			r.run(ctx)
+		})
 	}
 }
 
@@ -66,12 +70,16 @@ func (r *balanceReader) read(ctx context.Context, key ledger.AccountKey) (ledger
 	if err := r.enqueue(read); err != nil {
 		return ledger.Account{}, err
 	}
+	asked := time.Now()
 	due(r.arrived)
 	select {
 	case a := <-read.done:
+		r.tellBalance(ctx, read, asked, a.err)
 		return a.account, a.err
 	case <-ctx.Done():
-		return ledger.Account{}, ledger.Unavailable("the shard is down or busy: try again", ctx.Err())
+		err := ledger.Unavailable("the shard is down or busy: try again", ctx.Err())
+		r.tellBalance(ctx, read, asked, err)
+		return ledger.Account{}, err
 	}
 }
 

@@ -2,7 +2,7 @@ package shard
 
 import (
 	"cmp"
-	"fmt"
+	"errors"
 	"slices"
 	"strings"
 
@@ -21,9 +21,9 @@ type batch struct {
 	users      []*item        // to be created, sorted by slot and id
 
 	book    *ledger.Book
-	index   map[ledger.AccountKey]int // into accounts
-	found   []foundAccount            // by index into accounts
-	endsAt  map[ledger.Identity]place // the rows of the sagas that are to end
+	index   map[ledger.AccountKey]int   // into accounts
+	found   []foundAccount              // by index into accounts
+	ending  map[ledger.Identity]sagaRow // those that are to end
 	now     instant
 	tx      int64
 	txOf    map[ledger.Key]int64 // the transactions that recorded the known operations
@@ -287,7 +287,7 @@ func (b *batch) remember() {
 }
 
 var lockSagasStatement = statement{"lock_sagas", `
-select wanted.n, s.ctid, s.payee, s.amount, s.currency, s.state, s.cause, s.trace
+select wanted.n, s.ctid, s.created_at, s.payee, s.amount, s.currency, s.state, s.cause, s.trace
 from (select generate_series(1, cardinality($1::smallint[])) as n,
              unnest($1::smallint[]) as slot, unnest($2::text[]) as tx_id, unnest($3::text[]) as initiator) wanted
 join sagas s on s.slot = wanted.slot and s.tx_id = wanted.tx_id and s.initiator = wanted.initiator
@@ -299,10 +299,10 @@ func (b *batch) addEnds(t *trip) {
 	t.int2s(n, func(i int) int16 { return int16(b.ends[i].slot) })
 	t.texts(n, func(i int) string { return string(b.ends[i].TxID) })
 	t.texts(n, func(i int) string { return string(b.ends[i].Initiator) })
-	b.endsAt = make(map[ledger.Identity]place, n)
+	b.ending = make(map[ledger.Identity]sagaRow, n)
 	t.run(lockSagasStatement, func(row *row) {
 		saga := ledger.Saga{Transfer: ledger.Transfer{Identity: b.ends[row.int4()-1].Identity, Kind: ledger.KindTransfer}}
-		b.endsAt[saga.Identity] = row.place()
+		b.ending[saga.Identity] = sagaRow{at: row.place(), begun: row.instant()}
 		saga.Payee, saga.Amount, saga.Currency = ledger.UserID(row.text()), ledger.Amount(row.int8()), ledger.Currency(row.text())
 		saga.State, saga.Cause, saga.Trace = ledger.SagaState(row.int2()), ledger.Reason(row.text()), row.text()
 		b.book.LoadSaga(saga)
@@ -377,7 +377,7 @@ func (b *batch) decideUser(it *item) answer {
 	stored, ok := b.stored[it.user.ID]
 	switch {
 	case !ok:
-		return answer{err: fmt.Errorf("user %s is gone after its insert", it.user.ID)}
+		return answer{err: errors.New("a user is gone after its insert")}
 	case stored.Name != it.user.Name || stored.Email != it.user.Email:
 		return answer{err: &ledger.Error{Code: ledger.CodeUserConflict, Message: "user id is taken"}}
 	}
@@ -553,7 +553,7 @@ where s.ctid = ended.place`}
 func (b *batch) addEndedSagas(t *trip) {
 	sagas := b.changes.Ended
 	n := len(sagas)
-	t.places(n, func(i int) place { return b.endsAt[sagas[i].Identity] })
+	t.places(n, func(i int) place { return b.ending[sagas[i].Identity].at })
 	t.int2s(n, func(i int) int16 { return int16(sagas[i].State) })
 	t.texts(n, func(i int) string { return string(sagas[i].Cause) })
 	t.instants(n, func(int) instant { return b.now })
@@ -568,6 +568,7 @@ func (b *batch) markLost() {
 }
 
 func (b *batch) answer() {
+	b.lane.metrics.answered(b)
 	for i, it := range b.items {
 		it.give(b.answers[i])
 	}

@@ -119,22 +119,32 @@ type slotState struct {
 }
 
 func (s slotState) refusal() placement.Refusal {
-	refusal := placement.Refusal{Slot: s.Slot, Held: s.Held, Answer: placement.Moved}
-	if s.State == nil {
-		return refusal
+	refusal := placement.Refusal{Slot: s.Slot, Held: s.Held, Answer: s.answer()}
+	if s.State != nil {
+		refusal.Epoch = *s.Epoch
 	}
-	refusal.Epoch = *s.Epoch
-	switch {
-	case *s.State == slotFenced, *s.State == slotIncoming:
-		refusal.Answer = placement.Fenced
-	case *s.State == slotMoved:
-		refusal.MovedTo = *s.MovedTo
-	case s.Held > *s.Epoch && s.Move != "":
-		refusal.Answer = placement.Fenced // the move was aborted, and this shard is about to be told
-	case s.Held > *s.Epoch:
-		refusal.Answer = placement.EpochAhead
-	default:
-		refusal.Answer = placement.EpochOld
+	switch refusal.Answer {
+	case placement.Moved:
+		if s.MovedTo != nil {
+			refusal.MovedTo = *s.MovedTo
+		}
+	case placement.Fenced:
+		refusal.Move = placement.MoveID(s.Move)
 	}
 	return refusal
+}
+
+func (s slotState) answer() placement.Answer {
+	switch {
+	case s.State == nil, *s.State == slotMoved:
+		return placement.Moved
+	case *s.State == slotFenced, *s.State == slotIncoming:
+		return placement.Fenced
+	case s.Held > *s.Epoch && s.Move != "":
+		return placement.Fenced // the move was aborted, and this shard is about to be told
+	case s.Held > *s.Epoch:
+		return placement.EpochAhead
+	default:
+		return placement.EpochOld
+	}
 }

@@ -128,7 +128,7 @@ func (e *Examination) TakesMoves() error {
 		return fmt.Errorf("%w: its schema has version %d, which this program does not know (it knows %d): use the newer saldo",
 			ErrUnfit, e.Schema, newest)
 	case e.Schema < newest:
-		return fmt.Errorf("%w: its schema has version %d, and this program moves rows of version %d only: migrate it by `saldo shard add` with its --id and --dsn",
+		return fmt.Errorf("%w: its schema has version %d, and this program moves rows of version %d only: migrate it with `saldo shard migrate`",
 			ErrUnfit, e.Schema, newest)
 	}
 	return nil

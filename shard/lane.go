@@ -7,11 +7,14 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // lane is the queue and the writers of one shard inside one process.
@@ -20,6 +23,8 @@ type lane struct {
 	session *pgx.ConnConfig
 	log     *slog.Logger
 	queue   *queue
+	metrics *metrics
+	tracer  trace.Tracer // nil if nothing is traced
 
 	accounts knownAccounts
 	slots    knownSlots
@@ -32,9 +37,11 @@ type item struct {
 	wish
 	holds  []placement.Hold
 	keys   [2]ledger.AccountKey // of the accounts that the operation may change
+	queued time.Time
 	stage  atomic.Int32
 	answer answer // from stageAnswered on
 	call   *call
+	note   *note   // for a trace; nil if nobody looks
 	lost   []int64 // transactions that may have recorded the wish
 }
 
@@ -76,14 +83,17 @@ type answer struct {
 
 func newLane(config Config, session *pgx.ConnConfig, log *slog.Logger) *lane {
 	return &lane{
-		config: config, session: session, log: log,
+		config: config, session: session, log: log, metrics: newMetrics(config.ID), tracer: tracing.Tracer("shard"),
 		queue: newQueue(config.QueueSize, config.WorthBatch, 2*config.MaxBatch),
 	}
 }
 
 func (l *lane) start(running *sync.WaitGroup) {
 	for range l.config.Writers {
-		running.Go(func() { (&writer{lane: l}).run() })
+		running.Go(func() {
+			defer tracing.Crash(l.log, "writing to a shard")
+			(&writer{lane: l}).run()
+		})
 	}
 }
 
@@ -145,6 +155,7 @@ func (l *lane) doOne(ctx context.Context, w wish, holds []placement.Hold) (one a
 // do queues the items, waits until all are answered or ctx ends, and gives each one's answer to tell.
 func (l *lane) do(ctx context.Context, items []item, tell func(i int, a *answer)) {
 	c := &call{items: items, done: make(chan struct{})}
+	l.noteAll(ctx, items)
 	c.left.Store(int32(len(items)) + 1) // one more, for the time until all are queued
 	for i := range items {
 		it := &items[i]
@@ -166,14 +177,17 @@ func (l *lane) do(ctx context.Context, items []item, tell func(i int, a *answer)
 	case <-ctx.Done():
 	}
 	for i := range c.items {
+		var a *answer
 		switch it := &c.items[i]; {
 		case it.stage.CompareAndSwap(stageQueued, stageWithdrawn):
-			tell(i, &answer{err: ledger.Unavailable("the shard is busy or down: nothing was recorded, try again", ctx.Err())})
+			a = &answer{err: ledger.Unavailable("the shard is busy or down: nothing was recorded, try again", ctx.Err())}
 		case it.stage.Load() == stageAnswered:
-			tell(i, &it.answer)
+			a = &it.answer
 		default:
-			tell(i, &answer{err: ledger.Unknown(ctx.Err())})
+			a = &answer{err: ledger.Unknown(ctx.Err())}
 		}
+		tell(i, a)
+		l.tellNote(items, i, a)
 	}
 }
 

@@ -22,6 +22,14 @@ var migrations embed.FS
 // It runs as the user that dsn names, who becomes the owner and needs the right to create roles and a schema. Several at
 // once wait for each other.
 func Migrate(ctx context.Context, dsn, password string) (applied int, err error) {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return 0, err
+	}
+	return migrate(ctx, dsn, password, files)
+}
+
+func migrate(ctx context.Context, dsn, password string, files fs.FS) (applied int, err error) {
 	config, err := connConfig(dsn, password, "", "saldo migrate")
 	if err != nil {
 		return 0, err
@@ -30,10 +38,6 @@ func Migrate(ctx context.Context, dsn, password string) (applied int, err error)
 	db := stdlib.OpenDB(*config)
 	defer db.Close()
 	if err := createSchema(ctx, db); err != nil {
-		return 0, err
-	}
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
 		return 0, err
 	}
 	locker, err := lock.NewPostgresSessionLocker()

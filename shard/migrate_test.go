@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/pgtest"
@@ -69,6 +71,63 @@ func TestMigrateAtOnce(t *testing.T) {
 	group.Wait()
 	if applied["shard_0"] != 1 || applied["shard_1"] != 1 {
 		t.Errorf("applied %v times", applied)
+	}
+}
+
+// The next version's migrations are there before its programs: this version's go on, and leave the tables as they are.
+func TestTablesOfTheNextVersion(t *testing.T) {
+	t.Parallel()
+	dsn := pgtest.Database(t, nil)
+	ctx := t.Context()
+	next := fstest.MapFS{
+		"9999_expand.sql": {Data: []byte(`-- +goose Up
+alter table saldo.operations add column memo text not null default '';
+alter table saldo.accounts add column opened_at timestamptz not null default clock_timestamp();
+create table saldo.rates (currency text primary key, rate numeric not null);
+create index entries_at on saldo.entries (created_at);
+`)},
+	}
+	files, err := fs.ReadDir(shard.Migrations, "migrations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		content, err := shard.Migrations.ReadFile("migrations/" + file.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		next[file.Name()] = &fstest.MapFile{Data: content}
+	}
+	if _, err := shard.Migrate(ctx, dsn, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := shard.Enroll(ctx, dsn, "", cluster, "s1"); err != nil {
+		t.Fatal(err)
+	}
+	m, err := placement.NewMap(1, placement.Found([]ledger.ShardID{"s1"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := shard.Found(ctx, dsn, "", cluster, "s1", m); err != nil {
+		t.Fatal(err)
+	}
+	b := openAt(t, dsn)
+	b.user("alice")
+	b.must(add("alice", "before", 5))
+	if n, err := shard.MigrateBy(ctx, dsn, "", next); err != nil || n != 1 {
+		t.Fatalf("%d, %v", n, err)
+	}
+	if r := b.must(add("alice", "after", 5)); r.Balance != 10 || b.balance("alice") != 10 {
+		t.Errorf("%+v", r)
+	}
+	found, err := shard.Examine(ctx, dsn, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{"joins": found.Joins(cluster, "s1"), "takes moves": found.TakesMoves()} {
+		if !errors.Is(err, shard.ErrUnfit) || !strings.Contains(err.Error(), "version 9999") {
+			t.Errorf("it %s: %v", what, err)
+		}
 	}
 }
 

@@ -53,7 +53,11 @@ func (s *Shard) Position(ctx context.Context, last Position) (Position, error) {
 		if err := tx.QueryRow(ctx, positionStatement).Scan(&now.Timeline, &text, &now.next); err != nil {
 			return err
 		}
-		if now.Timeline == last.Timeline && now.next <= last.next {
+		var err error
+		if now.LSN, err = ParseLSN(text); err != nil {
+			return err
+		}
+		if now.Timeline == last.Timeline && now.next <= last.next && now.LSN >= last.LSN { // else it was set back
 			now = last
 			return nil
 		}
@@ -62,9 +66,6 @@ func (s *Shard) Position(ctx context.Context, last Position) (Position, error) {
 		}
 		return tx.QueryRow(ctx, sealStatement).Scan(&now.next)
 	})
-	if err == nil && now != last {
-		now.LSN, err = ParseLSN(text)
-	}
 	if err != nil {
 		return Position{}, fmt.Errorf("read the position of shard %s: %w", s.config.ID, err)
 	}

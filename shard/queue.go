@@ -49,6 +49,7 @@ func (q *queue) put(items []item) error {
 		return ledger.Unavailable("shutting down: nothing was recorded, try again", nil)
 	}
 	defer q.tell()
+	now := time.Now()
 	for i := range items {
 		it := &items[i]
 		if it.stage.Load() != stageNew {
@@ -57,6 +58,7 @@ func (q *queue) put(items []item) error {
 		if len(q.fresh)+len(q.passed) >= q.limit {
 			return ledger.Overloaded("the shard's queue is full: nothing was recorded, try again")
 		}
+		it.queued = now
 		it.stage.Store(stageQueued)
 		q.fresh = append(q.fresh, it)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -20,11 +21,13 @@ import (
 // A server that was started again leaves broken connections in the pool: a query that meets one before it has read a row is
 // made once more, on a new connection.
 func (s *Shard) readEach(ctx context.Context, query string, args []any, scan func(row pgx.Rows, guard *[]byte) (*error, error)) error {
+	asked := time.Now()
 	began, err := s.tryReadEach(ctx, query, args, scan)
 	if err != nil && !began && brokenConnection(err) && ctx.Err() == nil {
 		s.pool.Reset()
 		_, err = s.tryReadEach(ctx, query, args, scan)
 	}
+	s.tellQuery(ctx, query, asked, err)
 	if err != nil {
 		return s.readError(err)
 	}
@@ -51,7 +54,9 @@ func (s *Shard) tryReadEach(ctx context.Context, query string, args []any, scan 
 		if err := json.Unmarshal(guard, &state); err != nil {
 			return began, err
 		}
-		*rowErr = &placement.OwnershipError{Refusals: []placement.Refusal{state.refusal()}}
+		refusal := state.refusal()
+		s.lane.metrics.refused(refusal)
+		*rowErr = &placement.OwnershipError{Refusals: []placement.Refusal{refusal}}
 	}
 	return began, rows.Err()
 }
@@ -81,7 +86,9 @@ func (s *Shard) readError(err error) error {
 	if errors.As(err, &pg) {
 		switch judge(err, false) {
 		case fateStranger:
-			return ownership(err)
+			err := ownership(err)
+			s.lane.metrics.stranger(err)
+			return err
 		case fateTransient:
 		default:
 			return fmt.Errorf("read from shard %s: %w", s.config.ID, err)

@@ -61,6 +61,8 @@ type Shard struct {
 	balances *balanceReader
 	running  sync.WaitGroup
 	stop     context.CancelFunc
+
+	stopMetrics func()
 }
 
 // Open returns the shard without connecting: a shard that is down is opened like any other, and its calls fail with
@@ -82,6 +84,7 @@ func Open(config Config, log *slog.Logger) (*Shard, error) {
 	s.balances = newBalanceReader(s)
 	s.lane.start(&s.running)
 	s.balances.start(ctx, &s.running)
+	s.stopMetrics = s.observe()
 	return s, nil
 }
 
@@ -91,6 +94,7 @@ func (s *Shard) ID() ledger.ShardID { return s.config.ID }
 // Close answers what is queued, as far as the shard does, and ends every connection. Calls that come later fail with
 // CodeUnavailable.
 func (s *Shard) Close() {
+	s.stopMetrics()
 	s.lane.close()
 	s.stop()
 	s.running.Wait()

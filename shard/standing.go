@@ -19,6 +19,8 @@ type Standing struct {
 	Cluster  string         // whose shard the database is; "" if it is none
 	Shard    ledger.ShardID // the zero value if it is none
 	Adopted  int            // the timeline whose primary the database accepts as its own
+	Schema   int64          // the version of its tables; 0: there are none
+	Started  time.Time      // the server; no two of one shard have started at the same microsecond
 	Standby  bool           // it follows another server, and takes no writes
 	Timeline int            // that the server is on; of a standby, by its last checkpoint
 	LSN      LSN            // how far its log goes; of a standby, how far it has done what is in it
@@ -54,7 +56,8 @@ type Follower struct {
 const runningTimeline = `('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int`
 
 const roleStatement = `
-select pg_is_in_recovery(), to_regclass('saldo.shard_meta') is not null, current_setting('synchronous_standby_names')`
+select pg_is_in_recovery(), to_regclass('saldo.shard_meta') is not null, current_setting('synchronous_standby_names'),
+       pg_postmaster_start_time()`
 
 const standbyStatement = `select timeline_id, coalesce(pg_last_wal_replay_lsn()::text, '0/0') from pg_control_checkpoint()`
 
@@ -116,12 +119,15 @@ func look(ctx context.Context, conn *pgx.Conn) (*Standing, error) {
 		enrolled bool
 		lsn      string
 	)
-	if err := conn.QueryRow(ctx, roleStatement).Scan(&s.Standby, &enrolled, &s.Synchronous); err != nil {
+	if err := conn.QueryRow(ctx, roleStatement).Scan(&s.Standby, &enrolled, &s.Synchronous, &s.Started); err != nil {
 		return nil, err
 	}
 	if enrolled {
 		err := conn.QueryRow(ctx, metaStatement).Scan(&s.Cluster, &s.Shard, &s.Adopted, &s.adoption, &s.history)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return nil, err
+		}
+		if err := conn.QueryRow(ctx, schemaVersionStatement).Scan(&s.Schema); err != nil {
 			return nil, err
 		}
 	}

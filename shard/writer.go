@@ -31,6 +31,7 @@ func (w *writer) run() {
 		if items == nil {
 			return
 		}
+		w.lane.metrics.taken(items)
 		w.settle(items)
 		w.lane.queue.done(items)
 	}
@@ -48,6 +49,7 @@ func (w *writer) settle(items []*item) {
 			return
 		}
 		verdict := judge(err, committing)
+		w.lane.metrics.failed(verdict)
 		if verdict == fateTwin {
 			if committing && !lookUp { // what a look-up would have found, and will
 				lookUp = true
@@ -69,7 +71,9 @@ func (w *writer) settle(items []*item) {
 			items = rest
 			continue
 		case fateStranger:
-			failAll(items, ownership(err))
+			err := ownership(err)
+			w.lane.metrics.stranger(err)
+			failAll(items, err)
 			return
 		case fatePoisoned:
 			w.split(items, err)
@@ -108,6 +112,7 @@ func (w *writer) refuse(items []*item, err error) []*item {
 				own.Refusals = append(own.Refusals, r)
 			}
 		}
+		w.lane.metrics.refused(own.Refusals...)
 		switch {
 		case len(own.Refusals) == 0:
 			rest = append(rest, it)
@@ -158,13 +163,19 @@ func failAll(items []*item, err error) {
 // attempt runs the items as one transaction and answers them all if it commits. committing tells whether an error came
 // after the commit was sent.
 func (w *writer) attempt(items []*item, lookUp bool) (err error, committing bool) {
-	if err := w.connect(); err != nil {
+	told := w.beginAttempt(items)
+	defer func() { told.finish(w, items, err) }()
+	if err := w.connect(told); err != nil {
 		return err, false
 	}
 	b := newBatch(w.lane, items, lookUp)
 	w.trip.begin(w.conn.PgConn())
 	b.load(&w.trip)
-	if _, err := w.trip.send(w.lane.config.RoundTrip); err != nil {
+	began := time.Now()
+	told.trip(tripLoad, w)
+	_, err = w.trip.send(w.lane.config.RoundTrip)
+	told.back(err)
+	if err != nil {
 		w.rollback(err)
 		return fmt.Errorf("load a batch: %w", err), false
 	}
@@ -177,18 +188,23 @@ func (w *writer) attempt(items []*item, lookUp bool) (err error, committing bool
 	} else if len(b.operations) > 0 {
 		w.lane.replays.none()
 	}
+	loaded := time.Now()
 	b.decide()
 	if b.empty() {
 		w.rollback(nil)
+		told.finish(w, items, nil)
 		b.answer()
 		return nil, false
 	}
 	w.trip.begin(w.conn.PgConn())
 	b.store(&w.trip)
+	stored := time.Now()
+	told.trip(tripStore, w)
 	tag, err := w.trip.send(w.lane.config.RoundTrip)
 	if err == nil && tag != "COMMIT" {
 		err = fmt.Errorf("commit was answered %q", tag)
 	}
+	told.back(err)
 	if err != nil {
 		if judge(err, true) == fateUnknown {
 			w.disconnect()
@@ -198,7 +214,9 @@ func (w *writer) attempt(items []*item, lookUp bool) (err error, committing bool
 		}
 		return fmt.Errorf("store a batch: %w", err), true
 	}
+	w.lane.metrics.committed(b, loaded.Sub(began), time.Since(stored))
 	b.remember()
+	told.finish(w, items, nil)
 	b.answer()
 	return nil, true
 }
@@ -210,14 +228,18 @@ func (w *writer) inTime(work func(ctx context.Context) error) error {
 	return work(ctx)
 }
 
-func (w *writer) connect() error {
+func (w *writer) connect(told *attempt) (err error) {
 	if w.conn != nil && !w.conn.IsClosed() {
 		return nil
 	}
+	told.trip(tripConnect, w)
+	defer func() { told.back(err) }()
+	w.disconnect()
 	return w.inTime(func(ctx context.Context) (err error) {
 		if w.conn, err = connectWithoutCancel(ctx, w.lane.session); err != nil {
 			return err
 		}
+		w.lane.metrics.connected.Add(1)
 		if _, err = w.conn.Exec(ctx, durableStatement); err == nil {
 			err = prepareAll(ctx, w.conn.PgConn())
 		}
@@ -270,6 +292,7 @@ func (w *writer) rollback(err error) {
 func (w *writer) disconnect() {
 	if w.conn != nil {
 		_ = w.inTime(w.conn.Close) // it is broken or no longer needed
+		w.lane.metrics.connected.Add(-1)
 		w.conn = nil
 	}
 }

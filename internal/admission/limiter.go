@@ -35,6 +35,8 @@ type Limiter struct {
 	gone    int           // of waiting: those that have given up
 	shut    time.Time     // until then nobody waits
 	shutFor time.Duration // how long that was
+
+	letIn, refused int // calls, ever
 }
 
 // waiter is a call that waits for room. Limiter.mu guards it.
@@ -110,9 +112,11 @@ func (l *Limiter) enterOrWait(units int) (in bool, w *waiter) {
 		l.add(now, units)
 		return true, nil
 	case now.Before(l.shut):
+		l.refused++
 		return false, nil
 	case len(l.waiting)-l.gone >= l.config.Waiting:
 		l.shutOut(now)
+		l.refused++
 		return false, nil
 	}
 	w = &waiter{units: units, patience: max(l.config.Patience, patience*l.target()), room: make(chan struct{})}
@@ -139,6 +143,7 @@ func (l *Limiter) giveUp(w *waiter) (in bool) {
 	}
 	w.gone = true
 	l.gone++
+	l.refused++
 	for len(l.waiting) > 0 && l.waiting[0].gone { // others are dropped when their turn comes
 		l.oldest()
 	}
@@ -175,6 +180,7 @@ func (l *Limiter) add(now time.Time, units int) {
 	}
 	l.under += units
 	l.calls++
+	l.letIn++
 }
 
 // measure brings the rate up to date, and what a call takes that is alone.

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 const (
@@ -58,8 +59,12 @@ func (f *face) batch(r *request) (reply, error) {
 	}
 
 	r.identity = transactionIDs(starts)
+	if span := trace.SpanFromContext(r); span.IsRecording() {
+		span.SetAttributes(tracing.Operations.Int(len(starts)))
+	}
 	answers := f.Ledger.TransferAll(r, starts, f.wait(r))
 	f.explainAll(r, answers)
+	f.metrics.batch(answers)
 	return reply{status: http.StatusOK, data: batchResults{starts: starts, answers: answers}}, nil
 }
 
@@ -128,7 +133,7 @@ func (f *face) explainAll(r *request, answers []ledger.Answer) {
 	}
 	if len(faults) > 0 {
 		err := fmt.Errorf("%d transfers of a batch of %d, the first: %w", len(faults), len(answers), faults[0])
-		trace.SpanFromContext(r).RecordError(err)
+		tracing.Fail(trace.SpanFromContext(r), err)
 		f.log(r, route{path: batchPath}, err)
 	}
 }

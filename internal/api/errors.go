@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // Codes of this package; the others are the ledger's codes and reasons. They never change.
@@ -106,7 +107,12 @@ func (f *face) failure(r *request, rt route, err error) reply {
 	}
 	out := errorReply(e, nil)
 	if out.status >= http.StatusInternalServerError { // a client's errors may quote what is private
-		trace.SpanFromContext(r).RecordError(err)
+		span := trace.SpanFromContext(r)
+		if panicked := new(panicError); errors.As(err, &panicked) {
+			tracing.Crashed(span, err, string(panicked.stack))
+		} else {
+			tracing.Fail(span, err)
+		}
 	}
 	if out.status == http.StatusInternalServerError || out.status == http.StatusGatewayTimeout {
 		out.data = r.identity

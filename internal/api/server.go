@@ -12,9 +12,9 @@ import (
 
 	"github.com/gin-gonic/gin"
 	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.37.0"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
@@ -91,11 +91,12 @@ func New(config Config) http.Handler {
 	if config.Tracer == nil {
 		config.Tracer = otel.GetTracerProvider()
 	}
-	f := &face{Config: config, reads: newGate(config.MaxRequests), writes: newGate(config.MaxRequests)}
+	f := &face{Config: config, metrics: newMetrics(), reads: newGate(config.MaxRequests), writes: newGate(config.MaxRequests)}
 	if _, off := config.Tracer.(noop.TracerProvider); !off {
 		f.tracer = config.Tracer.Tracer("github.com/saldo-ledger/saldo/internal/api")
 	}
 
+	f.observe()
 	gin.SetMode(gin.ReleaseMode) // otherwise it prints each route
 	engine := gin.New()
 	// SetTrustedProxies(nil) cannot fail. No header says who the client is.
@@ -145,6 +146,7 @@ func NewServer(handler http.Handler, log *slog.Logger) *http.Server {
 type face struct {
 	Config
 	tracer        trace.Tracer // nil: no spans are made
+	metrics       metrics
 	reads, writes *gate
 	batches       room
 }
@@ -195,14 +197,17 @@ func (f *face) serve(rt route) gin.HandlerFunc {
 	options := []trace.SpanStartOption{
 		trace.WithSpanKind(trace.SpanKindServer),
 		// The path itself names users: it stays out of traces.
-		trace.WithAttributes(attribute.String("http.route", rt.path)),
+		trace.WithAttributes(semconv.HTTPRoute(rt.path), semconv.URLScheme("http")),
 	}
+	traced := f.tracer != nil && !rt.always // nobody looks at probes
+	measured := f.metrics.of(rt)
 	return func(c *gin.Context) {
+		begun := time.Now()
 		r := &request{Context: c.Request.Context(), gin: c}
 		if len(r.header("Traceparent")) > 0 {
 			r.Context = propagation.TraceContext{}.Extract(r.Context, propagation.HeaderCarrier(c.Request.Header))
 		}
-		if f.tracer != nil {
+		if traced {
 			var span trace.Span
 			r.Context, span = f.tracer.Start(r.Context, name, options...)
 			defer span.End()
@@ -214,10 +219,11 @@ func (f *face) serve(rt route) gin.HandlerFunc {
 		if !alarm.stop() {
 			c.Header("Connection", "close") // its context has ended
 		}
-		if f.tracer != nil {
+		if traced {
 			describe(trace.SpanFromContext(r), c.Request, out)
 		}
 		write(c.Writer, out, *body)
+		measured.answered(r, c.Request, out, time.Since(begun))
 	}
 }
 
@@ -227,10 +233,10 @@ func describe(span trace.Span, r *http.Request, out reply) {
 		return
 	}
 	span.SetAttributes(
-		attribute.String("http.request.method", knownMethod(r.Method)),
-		attribute.Int("http.response.status_code", out.status))
+		semconv.HTTPRequestMethodKey.String(knownMethod(r.Method)),
+		semconv.HTTPResponseStatusCode(out.status))
 	if out.code != "" {
-		span.SetAttributes(attribute.String("error.type", string(out.code)))
+		span.SetAttributes(semconv.ErrorTypeKey.String(string(out.code)))
 	}
 	if out.status >= http.StatusInternalServerError {
 		span.SetStatus(codes.Error, string(out.code))

@@ -1,11 +1,15 @@
 package api
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // add answers POST /users/{uid}/add.
@@ -155,6 +159,12 @@ func (f *face) start(r *request, start ledger.Operation) (record ledger.Transfer
 	}
 	r.identity = transactionID(start.TxID)
 	record, replayed, err = f.Ledger.Transfer(r, start, wait)
+	if span := trace.SpanFromContext(r); span.IsRecording() {
+		span.SetAttributes(tracing.TxID.String(string(start.TxID)))
+		if err == nil {
+			span.SetAttributes(tracing.Outcome.String(cmp.Or(string(record.WhyNot()), "applied")))
+		}
+	}
 	if err == nil && replayed {
 		r.gin.Header("Idempotent-Replayed", "true")
 	}

@@ -34,6 +34,8 @@ func (c *Cluster) Lead(ctx context.Context, name, value string, work func(contex
 	if err := checkName("election", name); err != nil {
 		return err
 	}
+	leads, stopMetrics := observeLeading(name)
+	defer stopMetrics()
 	for pause := newPause(); ; {
 		started := time.Now()
 		err := c.withLease(ctx, func(ctx context.Context, lease clientv3.LeaseID) error {
@@ -43,6 +45,8 @@ func (c *Cluster) Lead(ctx context.Context, name, value string, work func(contex
 			}
 			started = time.Now()
 			c.log.InfoContext(ctx, "leading", "election", name, "revision", leadership.CreateRevision)
+			leads.Store(true)
+			defer leads.Store(false)
 			return c.lead(ctx, leadership, work)
 		})
 		if ctx.Err() != nil {

@@ -325,7 +325,7 @@ func (c *Cluster) changeMove(
 		}
 		if resp.Succeeded {
 			change.move.Revision = resp.Header.Revision
-			c.log.InfoContext(ctx, "move written", "move", id, "phase", change.move.Phase,
+			c.log.DebugContext(ctx, "move written", "move", id, "phase", change.move.Phase,
 				"paused", change.move.Paused, "cause", change.move.Cause)
 			return change.move, nil
 		}

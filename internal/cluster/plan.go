@@ -49,7 +49,7 @@ func (c *Cluster) PlanMove(ctx context.Context, view *View, move placement.Move)
 	}
 	if resp.Succeeded {
 		planned.Revision = resp.Header.Revision
-		c.log.InfoContext(ctx, "move planned", "move", planned.ID, "source", planned.Source, "target", planned.Target,
+		c.log.DebugContext(ctx, "move planned", "move", planned.ID, "source", planned.Source, "target", planned.Target,
 			"slots", len(planned.Slots), "why", planned.Why)
 		return planned, nil
 	}

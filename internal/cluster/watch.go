@@ -29,6 +29,8 @@ type Watcher struct {
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when follow has returned
 
+	stopMetrics func()
+
 	mu      sync.Mutex
 	changed chan struct{} // guarded by mu; closed and replaced at each change
 	waiting *flight       // guarded by mu; the listing that has not begun yet, nil if nobody asked for one
@@ -76,12 +78,14 @@ func (c *Cluster) Watch(ctx context.Context) (*Watcher, error) {
 
 	following, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w.cancel = cancel
+	w.stopMetrics = w.observe()
 	go w.follow(following)
 	return w, nil
 }
 
 // Close ends the watcher. Current goes on answering.
 func (w *Watcher) Close() {
+	w.stopMetrics()
 	w.cancel()
 	<-w.done
 }

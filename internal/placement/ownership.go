@@ -41,6 +41,7 @@ type Refusal struct {
 	Answer  Answer
 	Epoch   ledger.Epoch   // the shard's, 0 if it never had the slot
 	MovedTo ledger.ShardID // of Moved, if known: for people, since only the registry decides where a slot is
+	Move    MoveID         // of Fenced, if known: under which the slot moves, for traces
 }
 
 // OwnershipError is returned by a shard that does not own slots as a caller holds them. Nothing was changed.

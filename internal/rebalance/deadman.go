@@ -95,12 +95,15 @@ func (r *Rebalancer) watch(ctx context.Context, seen map[placement.MoveID]*sight
 
 // end aborts a move that was not decided about, and does at the shards what the registry says. A move that has ended long
 // ago may be among those: the source's failover has lost what it was told then.
-func (r *Rebalancer) end(ctx context.Context, view *View, move placement.Move) error {
+func (r *Rebalancer) end(ctx context.Context, view *View, move placement.Move) (failed error) {
 	m := &mover{
-		registry: r.registry, shards: r.shards, config: &r.config, move: move,
+		registry: r.registry, shards: r.shards, config: &r.config, move: move, metrics: r.metrics.of(move), tracer: r.tracer,
 		log: r.log.With("move", move.ID, "source", move.Source, "target", move.Target, "deadman", true),
 	}
+	ctx, span := m.work(ctx, "end a fence")
+	defer func() { endPart(ctx, span, failed) }()
 	defer m.hangUp()
+	r.metrics.deadman.Add(1)
 	if move.Phase.Before() {
 		if err := m.abort(ctx, fmt.Errorf("its slots were fenced for more than %v", r.config.Deadman), false); err != nil {
 			return fmt.Errorf("move %s: %w", move.ID, err)

@@ -11,7 +11,9 @@ import (
 
 // fence is what clients wait for: from Fence to Activate. It returns nil when the target owns the slots, and also when there
 // was no time for that: then the phase is PhaseCatchup, and the slots are open.
-func (m *mover) fence(ctx context.Context) error {
+func (m *mover) fence(ctx context.Context) (err error) {
+	ctx, span := m.part(ctx, "fence slots")
+	defer func() { endPart(ctx, span, err) }()
 	if err := m.record(ctx, placement.PhaseFence); err != nil {
 		return err
 	}
@@ -33,12 +35,15 @@ func (m *mover) fence(ctx context.Context) error {
 }
 
 // final copies the last of what changed, within the budget.
-func (m *mover) final(ctx context.Context) error {
+func (m *mover) final(ctx context.Context) (err error) {
 	const attempts = 10
+	ctx, span := m.part(ctx, pointFinal)
+	defer func(ctx context.Context) { endPart(ctx, span, err) }(ctx)
 	ctx, cancel := context.WithTimeout(ctx, m.config.FenceBudget)
 	defer cancel()
 	return m.shard(ctx, pointFinal, m.config.FenceBudget, attempts, func(ctx context.Context) error {
-		_, err := m.pair.Final(ctx)
+		n, err := m.pair.Final(ctx)
+		m.metrics.worked(pointFinal, n)
 		return err
 	})
 }
@@ -59,6 +64,7 @@ func (m *mover) lift(ctx context.Context, cause error) error {
 		}
 	}
 	m.report.fenced(time.Since(m.closed))
+	m.metrics.lifted(time.Since(m.closed))
 	switch {
 	case errors.Is(err, ErrTokenLost) || ctx.Err() != nil:
 		return errors.Join(cause, err)
@@ -74,7 +80,7 @@ const mostLifts = 8
 
 // reopened goes back to catching up.
 func (m *mover) reopened(ctx context.Context, cause error) error {
-	m.report.fail(fmt.Errorf("not fenced: %w", cause))
+	m.fail(fmt.Errorf("not fenced: %w", cause))
 	m.log.WarnContext(ctx, "the slots are open again; catching up", "after", time.Since(m.closed), "cause", cause)
 	m.closed = time.Time{}
 	m.marked = false // the final pass may have been cut off and still be on its way; Mark waits for it
@@ -90,7 +96,9 @@ func (m *mover) reopened(ctx context.Context, cause error) error {
 // decide sends Switch until the registry has answered. Once it was sent, only the registry knows, also when an answer says
 // that another process leads: an earlier Switch may have come through. If a shard has another primary by now, no Switch for
 // this fence can: the final pass was with the one before, and the fence is taken back at the new one.
-func (m *mover) decide(ctx context.Context) error {
+func (m *mover) decide(ctx context.Context) (err error) {
+	ctx, span := m.part(ctx, pointSwitch)
+	defer func() { endPart(ctx, span, err) }()
 	seen := m.seen
 	for pause := newPause(20*time.Millisecond, time.Second); ; {
 		move := m.move
@@ -110,7 +118,7 @@ func (m *mover) decide(ctx context.Context) error {
 		if errors.Is(err, ErrNotLeading) || errors.Is(err, ErrShardChanged) || ctx.Err() != nil {
 			return fmt.Errorf("switch: %w", err)
 		}
-		m.report.fail(fmt.Errorf("switch: %w", err))
+		m.fail(fmt.Errorf("switch: %w", err))
 		sleep(ctx, pause.NextBackOff())
 		switch err := m.read(ctx); {
 		case errors.Is(err, errEnded):

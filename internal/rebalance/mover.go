@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
 )
@@ -32,6 +34,8 @@ type mover struct {
 	copied  time.Time        // when this mover had copied again what a target had lost after the switch
 	closed  time.Time        // when this mover began to fence them
 	report  report           // for people
+	metrics metrics
+	tracer  trace.Tracer // nil if nothing is traced
 }
 
 // shardTimeout bounds what changes slots at a shard; copyTimeout what copies, compares or deletes a piece. passTimeout is
@@ -47,7 +51,9 @@ var errEnded = errors.New("the move has ended, or rests")
 
 // run returns nil when the move has ended, or waits for a person; ErrNotLeading or ErrTokenLost if another leader has come.
 // All other errors are tried again.
-func (m *mover) run(ctx context.Context) error {
+func (m *mover) run(ctx context.Context) (err error) {
+	ctx, span := m.work(ctx, "move")
+	defer func() { endPart(ctx, span, err) }()
 	defer m.hangUp()
 	pause, changes := newPause(m.config.MinPause, m.config.MaxPause), 0
 	for {
@@ -71,7 +77,7 @@ func (m *mover) run(ctx context.Context) error {
 		default:
 			// Whatever it was, the next attempt asks the registry what is to be done, and the shards anew.
 			m.hangUp()
-			m.report.fail(err)
+			m.fail(err)
 			m.log.WarnContext(ctx, "a move is held up; trying again", "phase", m.move.Phase, "error", err)
 		}
 		_ = m.sleep(ctx, pause.NextBackOff()) // the next step looks for itself
@@ -86,6 +92,14 @@ func (m *mover) step(ctx context.Context) error {
 	if m.move.Phase.Ended() || m.config.rests(m.move) {
 		return errEnded
 	}
+	ctx, span := m.part(ctx, string(m.move.Phase))
+	err := m.goOn(ctx)
+	endPart(ctx, span, err)
+	return err
+}
+
+// goOn does what is to be done in the move's phase.
+func (m *mover) goOn(ctx context.Context) error {
 	if open := m.move.Phase == placement.PhaseCopy || m.move.Phase == placement.PhaseCatchup; open && m.move.Cause != "" {
 		return m.abort(ctx, errors.New(m.move.Cause), false)
 	}
@@ -159,6 +173,11 @@ func (m *mover) note(move placement.Move) {
 	m.report.note(move)
 }
 
+func (m *mover) fail(err error) {
+	m.report.fail(err)
+	m.metrics.errors[m.move.Phase].Add(1)
+}
+
 // hangUp closes the pair. What is known of the shards is not known of those that are connected to next.
 func (m *mover) hangUp() {
 	m.marked, m.open = false, false
@@ -186,6 +205,7 @@ func (m *mover) record(ctx context.Context, to placement.Phase) error {
 	if err != nil {
 		return fmt.Errorf("record phase %s: %w", to, err)
 	}
+	m.metrics.ended[to].Add(1)
 	m.log.InfoContext(ctx, "a move has come on", "phase", to)
 	return nil
 }
@@ -206,7 +226,7 @@ func (m *mover) abort(ctx context.Context, cause error, evidence bool) error {
 	if err != nil {
 		return fmt.Errorf("abort, because of %q: %w", cause, err)
 	}
-	m.report.fail(cause)
+	m.fail(cause)
 	m.log.ErrorContext(ctx, "a move is aborted", "cause", cause, "copy_kept", evidence)
 	return nil
 }
@@ -236,7 +256,10 @@ func (m *mover) shard(
 // slots does something that changes the state of slots.
 func (m *mover) slots(ctx context.Context, point string, effect func(context.Context, []placement.Hold) error) error {
 	const attempts = 10 // some 3 s
-	return m.shard(ctx, point, shardTimeout, attempts, func(ctx context.Context) error { return effect(ctx, m.holds) })
+	ctx, span := m.part(ctx, point)
+	err := m.shard(ctx, point, shardTimeout, attempts, func(ctx context.Context) error { return effect(ctx, m.holds) })
+	endPart(ctx, span, err)
+	return err
 }
 
 // rows copies, compares or deletes a piece, and then rests, so that it takes its share of the time and no more. hurried: it
@@ -264,6 +287,7 @@ func (m *mover) rows(
 		}
 	}
 	took = time.Since(began)
+	m.metrics.worked(point, n)
 	if err == nil && n > 0 && !hurried {
 		sleep(ctx, m.config.rest(took))
 		err = ctx.Err()

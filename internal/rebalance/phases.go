@@ -7,7 +7,10 @@ import (
 	"math"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // mark tells the shards of the move. Until the source knows, the move cannot be aborted, so an abort that was asked for
@@ -149,7 +152,7 @@ func (m *mover) settle(ctx context.Context) error {
 		}
 		if !shrinks {
 			vain++
-			m.report.fail(fmt.Errorf("a pass over %d rows took %v, too long for a fence, and they do not get fewer", n, took))
+			m.fail(fmt.Errorf("a pass over %d rows took %v, too long for a fence, and they do not get fewer", n, took))
 			if vain == 1 || vain%hurries == 0 {
 				m.log.WarnContext(ctx, "what changes is not copied fast enough; is there a transaction that does not end, anywhere on "+
 					"the source's server?", "rows", n, "took", took, "passes", vain, "rests", vain >= hurries)
@@ -184,6 +187,8 @@ func (m *mover) tell(ctx context.Context) error {
 		took := time.Since(m.closed)
 		m.move.FenceMillis = max(1, took.Milliseconds())
 		m.report.fenced(took)
+		m.metrics.switched(took)
+		trace.SpanFromContext(ctx).SetAttributes(tracing.FenceMillis.Int64(m.move.FenceMillis))
 		m.log.InfoContext(ctx, "the target owns the slots", "slots", len(m.move.Slots), "fence_ms", m.move.FenceMillis)
 		m.closed = time.Time{}
 	}
@@ -201,7 +206,7 @@ func (m *mover) activate(ctx context.Context) error {
 	if !errors.Is(err, ErrNotFinal) && !errors.As(err, &refused) {
 		return err
 	}
-	m.report.fail(err)
+	m.fail(err)
 	m.log.ErrorContext(ctx, "the target has lost some of the copy that it was given the slots with; copying it again", "error", err)
 	if err := m.slots(ctx, pointMark, m.pair.Mark); err != nil {
 		return err

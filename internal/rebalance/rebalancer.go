@@ -9,8 +9,11 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // Rebalancer plans moves and takes them through their phases, where it leads (Run), and ends what others left fenced
@@ -20,6 +23,8 @@ type Rebalancer struct {
 	shards   Shards
 	config   Config
 	log      *slog.Logger
+	metrics  metrics
+	tracer   trace.Tracer // nil if nothing is traced
 
 	mu      sync.Mutex // guards what follows
 	running map[placement.MoveID]*mover
@@ -38,7 +43,8 @@ type rested struct {
 func New(registry Registry, shards Shards, config Config, log *slog.Logger) *Rebalancer {
 	config.setDefaults()
 	return &Rebalancer{
-		registry: registry, shards: shards, config: config, log: log,
+		registry: registry, shards: shards, config: config, log: log, metrics: newMetrics(),
+		tracer:  tracing.Tracer("internal/rebalance"),
 		running: make(map[placement.MoveID]*mover), cleaned: make(map[ledger.ShardID]chan struct{}),
 		resting: make(map[placement.MoveID]rested),
 	}
@@ -52,6 +58,7 @@ const registryTimeout = 5 * time.Second
 // have returned before another Run of the same Rebalancer begins.
 func (r *Rebalancer) Run(ctx context.Context, token int64) error {
 	ctx, stop := context.WithCancelCause(ctx)
+	defer r.observe()()
 	var movers sync.WaitGroup
 	defer movers.Wait()
 	defer stop(nil)
@@ -65,6 +72,7 @@ func (r *Rebalancer) Run(ctx context.Context, token int64) error {
 	start := func(move placement.Move, run func(*mover, context.Context) error) {
 		m := r.newMover(move, token)
 		movers.Go(func() {
+			defer tracing.Crash(m.log, "moving slots")
 			err := run(m, ctx)
 			if errors.Is(err, ErrTokenLost) && r.leads(ctx) {
 				r.rest(ctx, move.ID, err)
@@ -201,7 +209,7 @@ func (r *Rebalancer) newMover(move placement.Move, token int64) *mover {
 	m := &mover{
 		registry: r.registry, shards: r.shards, config: &r.config, cleaned: r.cleanerOf,
 		log:   r.log.With("move", move.ID, "source", move.Source, "target", move.Target),
-		token: token, move: move,
+		token: token, move: move, metrics: r.metrics.of(move), tracer: r.tracer,
 	}
 	m.report.note(move)
 	r.mu.Lock()

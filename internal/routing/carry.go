@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 	"github.com/saldo-ledger/saldo/saga"
 )
 
@@ -67,6 +68,7 @@ func (r *Router) carry(begun []ledger.Saga) <-chan []ledger.Saga {
 	}
 	r.carrying += len(begun)
 	r.loops.Go(func() {
+		defer tracing.Crash(r.log, "carrying sagas")
 		ctx, cancel := context.WithTimeout(r.ctx, r.config.Handover)
 		defer cancel()
 		carried <- saga.Carry(ctx, r, begun)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // fences are the slots that calls wait for because they are moving. Nobody who waits asks a shard: one loop asks for all
@@ -20,6 +21,7 @@ type fences struct {
 	waiting map[ledger.Slot]map[chan struct{}]struct{} // who is told when a slot is worth another try
 	calls   int                                        // that wait
 	watched bool                                       // the loop runs
+	moves   map[ledger.Slot]placement.MoveID           // of slots in waiting, as far as it is known
 	gates   map[ledger.ShardID]chan struct{}           // a place for each call on its way back to a shard
 }
 
@@ -55,7 +57,8 @@ func (f *fences) has(slot ledger.Slot) bool {
 }
 
 // waitAtFence returns nil when it is worth trying again at one of the slots.
-func (r *Router) waitAtFence(ctx context.Context, until time.Time, slots []ledger.Slot) error {
+func (r *Router) waitAtFence(ctx context.Context, until time.Time, slots []ledger.Slot) (err error) {
+	defer r.metrics.held(ctx, time.Now(), &err)
 	told := make(chan struct{}, 1)
 	if err := r.joinFences(slots, told); err != nil {
 		return err
@@ -97,7 +100,10 @@ func (r *Router) joinFences(slots []ledger.Slot, told chan struct{}) error {
 	f.slots.Store(int64(len(f.waiting)))
 	if !f.watched {
 		f.watched = true
-		r.loops.Go(r.watchFences)
+		r.loops.Go(func() {
+			defer tracing.Crash(r.log, "watching slots that move")
+			r.watchFences()
+		})
 	}
 	return nil
 }
@@ -109,6 +115,7 @@ func (f *fences) leave(slots []ledger.Slot, told chan struct{}) {
 	for _, slot := range slots {
 		if delete(f.waiting[slot], told); len(f.waiting[slot]) == 0 {
 			delete(f.waiting, slot)
+			delete(f.moves, slot)
 		}
 	}
 	f.slots.Store(int64(len(f.waiting)))
@@ -126,6 +133,7 @@ func (f *fences) open(slots []ledger.Slot) {
 			}
 		}
 		delete(f.waiting, slot)
+		delete(f.moves, slot)
 	}
 	f.slots.Store(int64(len(f.waiting)))
 }

@@ -9,8 +9,11 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // Shard is one shard. Errors that its methods share: CodeUnavailable and CodeOverloaded, when nothing was recorded;
@@ -63,6 +66,8 @@ type Router struct {
 	cluster Cluster
 	config  Config
 	log     *slog.Logger
+	metrics metrics
+	tracer  trace.Tracer // nil if nothing is traced
 
 	fences fences
 
@@ -75,6 +80,8 @@ type Router struct {
 	loops    sync.WaitGroup
 	ctx      context.Context // of the loops
 	stop     context.CancelFunc
+
+	stopMetrics func()
 }
 
 // New returns a router. Close ends it.
@@ -95,12 +102,18 @@ func New(cluster Cluster, config Config, log *slog.Logger) *Router {
 		config.Poll = 100 * time.Millisecond
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	return &Router{
-		cluster: cluster, config: config, log: log, ctx: ctx, stop: stop,
-		fences: fences{waiting: make(map[ledger.Slot]map[chan struct{}]struct{}), gates: make(map[ledger.ShardID]chan struct{})},
-		ends:   make(map[ledger.Identity][]chan<- ledger.Saga), asked: make(map[ledger.ShardID]struct{}),
+	r := &Router{
+		cluster: cluster, config: config, log: log, metrics: newMetrics(), ctx: ctx, stop: stop,
+		tracer: tracing.Tracer("internal/routing"),
+		fences: fences{
+			waiting: make(map[ledger.Slot]map[chan struct{}]struct{}), gates: make(map[ledger.ShardID]chan struct{}),
+			moves: make(map[ledger.Slot]placement.MoveID),
+		},
+		ends: make(map[ledger.Identity][]chan<- ledger.Saga), asked: make(map[ledger.ShardID]struct{}),
 		said: make(map[string]time.Time),
 	}
+	r.stopMetrics = r.observe()
+	return r
 }
 
 // Close ends what the router does on its own. Calls under way go on, but no longer wait for ends of sagas and moves.
@@ -109,6 +122,7 @@ func (r *Router) Close() {
 	r.closed = true
 	r.mu.Unlock()
 	r.stop()
+	r.stopMetrics()
 	r.loops.Wait()
 }
 
@@ -187,7 +201,10 @@ func (r *Router) awaitMove(ctx context.Context, p *pursuit, slots []ledger.Slot,
 	if !p.waited() {
 		p.until = time.Now().Add(r.config.FenceWait)
 	}
-	if waitErr := r.waitAtFence(ctx, p.until, slots); waitErr != nil {
+	ctx, span := r.beginWait(ctx, slots, err)
+	waitErr := r.waitAtFence(ctx, p.until, slots)
+	endSpan(span, waitErr)
+	if waitErr != nil {
 		return ledger.Unavailable("the user's slot is moving: nothing was recorded, try again", errors.Join(waitErr, err))
 	}
 	return nil
@@ -213,7 +230,11 @@ func (r *Router) renewMap(ctx context.Context, p *pursuit, m *placement.Map, err
 func (r *Router) refresh(ctx context.Context, m *placement.Map, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return r.cluster.Refresh(ctx, m)
+	ctx, span := tracing.StartUnder(ctx, r.tracer, "refresh the map")
+	err := r.cluster.Refresh(ctx, m)
+	endSpan(span, err)
+	r.metrics.refresh(err)
+	return err
 }
 
 func (r *Router) sayAhead(refused *placement.OwnershipError) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
 // SubmitAll does credits and refunds on the shards of their owners, once each: a runner of sagas repeats those without an
@@ -21,7 +22,7 @@ func (r *Router) SubmitAll(ctx context.Context, ops []ledger.Operation) []ledger
 			for i, n := range at {
 				some[i], held[i] = ops[n], holds[i:i+1:i+1]
 			}
-			return s.SubmitAll(ctx, some, held)
+			return s.SubmitAll(tracing.Some(ctx, len(ops), at), some, held)
 		})
 }
 
@@ -34,7 +35,7 @@ func (r *Router) CompleteAll(ctx context.Context, ids []ledger.Identity) []ledge
 			for i, n := range at {
 				some[i] = ids[n]
 			}
-			return s.CompleteAll(ctx, some, holds)
+			return s.CompleteAll(tracing.Some(ctx, len(ids), at), some, holds)
 		})
 }
 

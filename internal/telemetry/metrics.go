@@ -13,11 +13,12 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 )
 
-// startMetrics has every metric readable for Prometheus, and exports them if the environment says where to.
+// startMetrics has every metric readable for Prometheus, and exports them if the environment says where to. Of samples that
+// are part of a sampled trace, some go along with its id.
 func (t *Telemetry) startMetrics(ctx context.Context, about *resource.Resource) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(registry))
+	reader, err := otelprometheus.New(otelprometheus.WithRegisterer(registry), otelprometheus.WithoutScopeInfo())
 	if err != nil {
 		return err
 	}
@@ -32,6 +33,9 @@ func (t *Telemetry) startMetrics(ctx context.Context, about *resource.Resource) 
 	provider := metric.NewMeterProvider(options...)
 	otel.SetMeterProvider(provider)
 	t.shutdown = append(t.shutdown, provider.Shutdown)
-	t.Metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	t.Metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		EnableOpenMetrics: true, // traces' ids need it
+		ErrorHandling:     promhttp.ContinueOnError, MaxRequestsInFlight: 4,
+	})
 	return nil
 }
