@@ -21,31 +21,44 @@ var imports = map[string]struct{ ours, foreign []string }{
 	"internal/placement":      {ours: []string{"internal/ledger"}, foreign: []string{"github.com/cespare/xxhash/v2"}},
 	"internal/rebalance/plan": {ours: []string{"internal/ledger", "internal/placement"}},
 	"internal/admission":      {},
-	"saga":                    {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"go.opentelemetry.io/otel"}},
+	"saga":                    {ours: []string{"internal/ledger", "internal/placement", "internal/meter", "internal/tracing"}, foreign: []string{"go.opentelemetry.io/otel"}},
 
 	// use cases: over interfaces that they declare
-	"internal/routing": {ours: []string{"internal/ledger", "internal/placement", "saga"}},
-	"internal/rebalance": {
-		ours:    []string{"internal/ledger", "internal/placement", "internal/rebalance/plan"},
-		foreign: []string{"github.com/cenkalti/backoff/v5"},
+	"internal/routing": {
+		ours:    []string{"internal/ledger", "internal/placement", "saga", "internal/meter", "internal/tracing"},
+		foreign: []string{"go.opentelemetry.io/otel"},
 	},
-	"internal/audit": {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"golang.org/x/sync"}},
-	"internal/mend":  {ours: []string{"internal/ledger", "internal/audit"}},
+	"internal/rebalance": {
+		ours:    []string{"internal/ledger", "internal/placement", "internal/rebalance/plan", "internal/meter", "internal/tracing"},
+		foreign: []string{"github.com/cenkalti/backoff/v5", "go.opentelemetry.io/otel"},
+	},
+	"internal/audit":   {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"golang.org/x/sync"}},
+	"internal/auditor": {ours: []string{"internal/ledger", "internal/placement", "internal/audit", "internal/meter"}},
+	"internal/mend":    {ours: []string{"internal/ledger", "internal/audit"}},
 
 	// adapters: each hides one thing
 	"shard": {
-		ours:    []string{"internal/ledger", "internal/placement", "internal/audit", "internal/rebalance", "saga"},
-		foreign: []string{"github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/cenkalti/backoff/v5", "github.com/cespare/xxhash/v2"},
+		ours:    []string{"internal/ledger", "internal/placement", "internal/audit", "internal/rebalance", "saga", "internal/meter", "internal/tracing"},
+		foreign: []string{"go.opentelemetry.io/otel", "github.com/jackc/pgx/v5", "github.com/pressly/goose/v3", "github.com/cenkalti/backoff/v5", "github.com/cespare/xxhash/v2"},
 	},
 	"internal/cluster": {
-		ours:    []string{"internal/ledger", "internal/placement"},
+		ours:    []string{"internal/ledger", "internal/placement", "internal/meter"},
 		foreign: []string{"go.etcd.io/etcd/client/v3", "go.etcd.io/etcd/api/v3", "github.com/cenkalti/backoff/v5", "github.com/google/uuid", "google.golang.org/grpc", "go.uber.org/zap"},
 	},
 	"internal/api": {
-		ours:    []string{"internal/ledger"},
+		ours:    []string{"internal/ledger", "internal/meter", "internal/tracing"},
 		foreign: []string{"github.com/gin-gonic/gin", "github.com/google/uuid", "go.opentelemetry.io/otel"},
 	},
-	"internal/telemetry": {foreign: []string{"go.opentelemetry.io/otel", "github.com/prometheus/client_golang"}},
+	"internal/admin": {
+		ours:    []string{"internal/ledger", "internal/placement", "internal/rebalance"},
+		foreign: []string{"github.com/prometheus/client_model", "github.com/prometheus/common", "go.opentelemetry.io/otel"},
+	},
+	"internal/meter":   {foreign: []string{"go.opentelemetry.io/otel"}},
+	"internal/tracing": {ours: []string{"internal/ledger", "internal/placement"}, foreign: []string{"go.opentelemetry.io/otel"}},
+	"internal/telemetry": {
+		ours:    []string{"internal/tracing"},
+		foreign: []string{"go.opentelemetry.io/otel", "go.opentelemetry.io/contrib/bridges/otelslog", "github.com/prometheus/client_golang"},
+	},
 	"internal/local": {foreign: []string{
 		"go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/client/pkg/v3", "github.com/cenkalti/backoff/v5", "go.uber.org/zap", "golang.org/x/sys",
 	}},
@@ -56,9 +69,26 @@ var imports = map[string]struct{ ours, foreign []string }{
 		foreign: []string{"golang.org/x/sync"},
 	},
 
+	// what is deployed beside the programs
+	"deploy":         {},
+	"deploy/grafana": {},
+
+	// shards in Kubernetes
+	"internal/operator/v1alpha1": {foreign: []string{"k8s.io/api", "k8s.io/apimachinery"}},
+	"internal/operator": {
+		ours:    []string{"internal/ledger", "internal/operator/v1alpha1"},
+		foreign: []string{"k8s.io/api", "k8s.io/apimachinery", "k8s.io/client-go", "sigs.k8s.io/controller-runtime"},
+	},
+	"internal/operator/live": {ours: []string{
+		"internal/ledger", "internal/placement", "internal/operator", "internal/assembly", "internal/cluster", "internal/rebalance", "shard",
+	}},
+
 	// measurements: beside the house, none of it serves
 	"internal/bench":      {},
 	"internal/bench/load": {ours: []string{"internal/bench"}, foreign: []string{"github.com/HdrHistogram/hdrhistogram-go"}},
+
+	// the load of the deep check on Kubernetes: a client like any other
+	"deploy/k8s/test/payer": {},
 }
 
 // Test machinery, the programs and what measures may import what they like, unless the table says otherwise; nobody may

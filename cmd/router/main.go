@@ -43,7 +43,7 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	telemetry, err := wire.Telemetry(ctx, "saldo-router")
+	telemetry, err := wire.Telemetry(ctx, "saldo-router", c.Log, log)
 	if err != nil {
 		return err
 	}

@@ -312,7 +312,7 @@ func TestMoves(t *testing.T) {
 	u.sql(dsn, `insert into saldo.goose_db_version (version_id, is_applied) values (9999, true)`)
 	u.refused("shard s1: ", start("--from", "s2", "--to", "s1", "--slots", "4000")...)
 	u.sql(dsn, `delete from saldo.goose_db_version where version_id > 0`)
-	u.refused("migrate it by `saldo shard add`", start("--from", "s1", "--to", "s2", "--slots", "1")...)
+	u.refused("migrate it with `saldo shard migrate`", start("--from", "s1", "--to", "s2", "--slots", "1")...)
 }
 
 func TestRebalanceDryRun(t *testing.T) {

@@ -34,12 +34,14 @@ type devCommand struct {
 }
 
 type devRunCommand struct {
-	HTTP      string   `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
-	AdminHTTP string   `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address to serve operators on."`
-	Data      string   `name:"data" env:"SALDO_DATA" default:"${data}" help:"Data directory, kept from run to run. cluster.json in it tells where the parts are."`
-	Shards    int      `name:"shards" env:"SALDO_SHARDS" default:"3" help:"Postgres servers that a new cluster begins with."`
-	Currency  string   `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
-	Log       wire.Log `embed:""`
+	HTTP           string   `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
+	AdminHTTP      string   `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address to serve operators on."`
+	AdminTokenFile string   `name:"admin-token-file" env:"SALDO_ADMIN_TOKEN_FILE" placeholder:"FILE" help:"Holds the operator's token, which the admin API then asks for. It must, if operators are served anywhere but on loopback."`
+	Data           string   `name:"data" env:"SALDO_DATA" default:"${data}" help:"Data directory, kept from run to run. cluster.json in it tells where the parts are."`
+	Shards         int      `name:"shards" env:"SALDO_SHARDS" default:"3" help:"Postgres servers that a new cluster begins with."`
+	Currency       string   `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
+	Observe        bool     `help:"Say how Prometheus, Grafana and a viewer of traces see it, and write what they need to the data directory."`
+	Log            wire.Log `embed:""`
 }
 
 // Validate is called by the flag parser.
@@ -57,14 +59,13 @@ const stopTime = 20 * time.Second
 func (c *devRunCommand) Run(ctx context.Context, to streams) (err error) {
 	d := &dev{devRunCommand: *c, to: to, changed: make(chan struct{}, 1), postgres: make(map[ledger.ShardID]*local.Postgres)}
 	defer func() { err = errors.Join(err, d.stop()) }()
-	d.telemetry, err = wire.Telemetry(ctx, "saldo-dev")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.telemetry.Shutdown(context.WithoutCancel(ctx)) }()
 	if err := d.prepare(); err != nil {
 		return err
 	}
+	if d.telemetry, err = wire.Telemetry(ctx, "saldo-dev", d.Log, d.console); err != nil {
+		return err
+	}
+	defer func() { _ = d.telemetry.Shutdown(context.WithoutCancel(ctx)) }()
 	if err := d.startServers(ctx); err != nil {
 		return err
 	}
@@ -265,8 +266,8 @@ func (d *dev) serve(ctx context.Context) error {
 	group.Go(func() error {
 		return wire.RunCoordinator(coordinatorCtx, wire.Coordinator{
 			Settle: 3 * time.Second, Handover: time.Second, Poll: 500 * time.Millisecond,
-			Rebalance: "auto", Retention: 5 * time.Second, MoveSlots: 512, MoveShare: 0.5,
-			Etcd: etcd, Postgres: postgres,
+			Rebalance: "auto", Retention: 5 * time.Second, MoveSlots: 512, MoveShare: 0.5, Audit: 10 * time.Second, AuditShare: 0.05,
+			AdminTokenFile: d.AdminTokenFile, Etcd: etcd, Postgres: postgres,
 		}, process, d.admin)
 	})
 	group.Go(func() error {
@@ -287,6 +288,9 @@ func (d *dev) serve(ctx context.Context) error {
 			return err
 		}
 		d.banner()
+		if d.Observe {
+			return d.observe()
+		}
 		return nil
 	})
 	err := group.Wait()

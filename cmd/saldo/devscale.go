@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 
+	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
@@ -98,7 +99,7 @@ func (c *devDrainCommand) Run(ctx context.Context, to streams) error {
 		if err := follow(ctx, etcd, file.passwords(c.Data), to, drained(id)); err != nil {
 			return fmt.Errorf("%w (its slots go on moving; say `saldo dev drain %s` again to have the rest done)", err, id)
 		}
-		if err := remove(ctx, etcd, id, file.passwords(c.Data), false); err != nil {
+		if err := assembly.Remove(ctx, etcd, id, file.passwords(c.Data), false); err != nil {
 			return err
 		}
 	}

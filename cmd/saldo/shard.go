@@ -4,21 +4,25 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"time"
 
+	"github.com/saldo-ledger/saldo/cmd/internal/wire"
 	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
 
 type shardCommand struct {
-	Add      shardAddCommand      `cmd:"" help:"Migrate a Postgres database and register it as a shard. Doing it again changes nothing."`
-	List     shardListCommand     `cmd:"" help:"Show the shards of a cluster, what they own, and whether they answer."`
-	Drain    shardDrainCommand    `cmd:"" help:"Have all slots move away from a shard."`
-	Activate shardActivateCommand `cmd:"" help:"Take a drain back: the shard gets slots again."`
-	Weight   shardWeightCommand   `cmd:"" help:"Say how many slots a shard should have, relative to the others."`
-	Remove   shardRemoveCommand   `cmd:"" help:"Forget a shard that has been drained."`
-	Adopt    shardAdoptCommand    `cmd:"" help:"Accept a shard's new primary, after a failover."`
-	Doctor   shardDoctorCommand   `cmd:"" help:"Look at the shards' servers, and find and mend what a failover has lost."`
+	Add       shardAddCommand       `cmd:"" help:"Migrate a Postgres database and register it as a shard. Doing it again changes nothing."`
+	List      shardListCommand      `cmd:"" help:"Show the shards of a cluster, what they own, and whether they answer."`
+	Drain     shardDrainCommand     `cmd:"" help:"Have all slots move away from a shard."`
+	Activate  shardActivateCommand  `cmd:"" help:"Take a drain back: the shard gets slots again."`
+	Weight    shardWeightCommand    `cmd:"" help:"Say how many slots a shard should have, relative to the others."`
+	Remove    shardRemoveCommand    `cmd:"" help:"Forget a shard that has been drained."`
+	Adopt     shardAdoptCommand     `cmd:"" help:"Accept a shard's new primary, after a failover or a restore."`
+	Doctor    shardDoctorCommand    `cmd:"" help:"Look at the shards' servers, and find and mend what a failover or a restore has lost."`
+	Readdress shardReaddressCommand `cmd:"" help:"Say where a shard's database is from now on."`
+	Migrate   shardMigrateCommand   `cmd:"" help:"Bring the shards' tables to this program's version, before it is rolled out."`
 }
 
 type shardAddCommand struct {
@@ -26,8 +30,9 @@ type shardAddCommand struct {
 	ID            string `name:"id" required:"" help:"Of the shard, never to be used again: letters, digits and . _ - : + ~ @."`
 	DSN           string `name:"dsn" required:"" help:"How routers and coordinators reach it. A password in it is used now and not stored."`
 	OwnerDSN      string `name:"owner-dsn" env:"SALDO_OWNER_DSN" help:"How to log in to migrate, as a user who may create a schema and roles. Default: --dsn."`
-	Weight        int    `name:"weight" default:"1" help:"How many slots it should have, relative to the others."`
-	InitialShards int    `name:"initial-shards" env:"SALDO_INITIAL_SHARDS" help:"Of a cluster that is created by this: its slots are spread when so many shards are there. Default: the coordinator spreads them when no shard has joined for a while."`
+	owner         `embed:""`
+	Weight        int `name:"weight" default:"1" help:"How many slots it should have, relative to the others."`
+	InitialShards int `name:"initial-shards" env:"SALDO_INITIAL_SHARDS" help:"Of a cluster that is created by this: its slots are spread when so many shards are there. Default: the coordinator spreads them when no shard has joined for a while."`
 }
 
 // Validate is called by the flag parser.
@@ -62,9 +67,34 @@ func (c *shardAddCommand) Run(ctx context.Context, to streams) error {
 	if created {
 		fmt.Fprintf(to.err, "created cluster %s\n", config.UID)
 	}
-	return assembly.Join(ctx, etcd, config, assembly.Database{
-		ID: id, DSN: c.DSN, OwnerDSN: cmp.Or(c.OwnerDSN, c.DSN), Password: passwords(id), Weight: c.Weight,
+	view, err := etcd.Read(ctx)
+	if err != nil {
+		return err
+	}
+	ownerPasswords, err := c.passwords(c.OwnerDSN, passwords)
+	if err != nil {
+		return err
+	}
+	err = assembly.Join(ctx, etcd, config, assembly.Database{
+		ID: id, DSN: c.DSN, OwnerDSN: cmp.Or(c.OwnerDSN, c.DSN), Password: ownerPasswords(id), Weight: c.Weight,
 	}, passwords, func(line string) { fmt.Fprintln(to.err, line) })
+	if known, ok := view.Shards[id]; ok && err == nil {
+		fmt.Fprintf(to.err, "shard %s: it was registered already, on %s\n", id, known.RegisteredAt.Format(time.RFC3339))
+	}
+	return err
+}
+
+// owner is the password of the user whom --owner-dsn names.
+type owner struct {
+	OwnerPasswordFile string `name:"owner-password-file" env:"SALDO_OWNER_PASSWORD_FILE" placeholder:"FILE" help:"Holds the password of the user of --owner-dsn. Default: the services' own."`
+}
+
+// passwords are the owner's where ownerDSN names one and a file holds them, else those of the services.
+func (o owner) passwords(ownerDSN string, services wire.Passwords) (wire.Passwords, error) {
+	if ownerDSN == "" || o.OwnerPasswordFile == "" {
+		return services, nil
+	}
+	return (&wire.Postgres{PasswordFile: o.OwnerPasswordFile}).Passwords()
 }
 
 type shardWeightCommand struct {
@@ -101,15 +131,7 @@ func shardOf(view *cluster.View, id string) (cluster.Shard, error) {
 }
 
 // errNotFounded says what a cluster waits for whose slots are not spread yet.
-func errNotFounded(view *cluster.View) error {
-	return fmt.Errorf("the cluster's slots are not spread yet: %s", assembly.Founding(view))
-}
+func errNotFounded(view *cluster.View) error { return assembly.NotFounded(view) }
 
 // slotCounts is how many slots each shard owns.
-func slotCounts(view *cluster.View) map[ledger.ShardID]int {
-	slots := make(map[ledger.ShardID]int)
-	for _, r := range view.Map.Ranges() {
-		slots[r.Shard] += int(r.Last-r.First) + 1
-	}
-	return slots
-}
+func slotCounts(view *cluster.View) map[ledger.ShardID]int { return assembly.Owned(view) }

@@ -15,6 +15,7 @@ type shardAdoptCommand struct {
 	target   `embed:""`
 	ID       string `arg:"" help:"Of the shard."`
 	OwnerDSN string `name:"owner-dsn" env:"SALDO_OWNER_DSN" help:"How to log in at the new primary itself, as the user who migrated. Default: the shard's address."`
+	owner    `embed:""`
 	DSN      string `name:"dsn" help:"How routers and coordinators reach the shard from now on. Default: as before."`
 }
 
@@ -41,6 +42,9 @@ func (c *shardAdoptCommand) Run(ctx context.Context, to streams) error {
 	known, ok := view.Shards[id]
 	if !ok {
 		return fmt.Errorf("shard %s: %w", id, cluster.ErrNotRegistered)
+	}
+	if passwords, err = c.passwords(c.OwnerDSN, passwords); err != nil {
+		return err
 	}
 	server, fenced, lost, err := assembly.Adopt(ctx, etcd, view, id, cmp.Or(c.OwnerDSN, c.DSN, known.DSN), passwords(id))
 	if err != nil {

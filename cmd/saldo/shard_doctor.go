@@ -22,8 +22,9 @@ type shardDoctorCommand struct {
 	target   `embed:""`
 	ID       string `arg:"" optional:"" help:"Of the shard. Default: all of them, and what is torn between them."`
 	OwnerDSN string `name:"owner-dsn" env:"SALDO_OWNER_DSN" help:"How to log in at the one shard that is named, as a user who may read where its log forked off. Default: the shard's address."`
-	Redrive  bool   `name:"redrive" help:"Send again the sides of transfers that were lost, where that can be done."`
-	Quiet    bool   `name:"quiet" short:"q" help:"Show no progress, on a terminal either."`
+	owner    `embed:""`
+	Redrive  bool `name:"redrive" help:"Send again the sides of transfers that were lost, where that can be done."`
+	Quiet    bool `name:"quiet" short:"q" help:"Show no progress, on a terminal either."`
 }
 
 // Help says what the exit codes mean.
@@ -61,6 +62,9 @@ func (c *shardDoctorCommand) Run(ctx context.Context, to streams) error {
 		known, ok := view.Shards[id]
 		if !ok {
 			return fmt.Errorf("shard %s: %w", id, cluster.ErrNotRegistered)
+		}
+		if d.passwords, err = c.passwords(c.OwnerDSN, passwords); err != nil {
+			return err
 		}
 		known.DSN = cmp.Or(c.OwnerDSN, known.DSN)
 		d.look(ctx, known)
@@ -126,6 +130,7 @@ func (d *doctor) look(ctx context.Context, known cluster.Shard) {
 		d.ill = true
 		d.say("accepts", "nothing: %v", refused)
 	}
+	d.schema(server)
 	d.replication(server)
 	lost, err := assembly.Lost(ctx, d.etcd, known.ID, server)
 	switch {
@@ -145,6 +150,21 @@ func timeline(known int) string {
 		return "does not know"
 	}
 	return fmt.Sprint(known)
+}
+
+// schema says whether the tables are those that this program has.
+func (d *doctor) schema(server *shard.Standing) {
+	mine, err := shard.SchemaVersion()
+	switch {
+	case err != nil:
+		d.incomplete = true
+		d.say("schema", "not known: %v", err)
+	case server.Schema < mine:
+		d.ill = true
+		d.say("schema", "version %d, and this program has %d: `saldo shard migrate` before newer programs are rolled out", server.Schema, mine)
+	case server.Schema > mine:
+		d.say("schema", "version %d, and this program has %d: a newer saldo has migrated it", server.Schema, mine)
+	}
 }
 
 func (d *doctor) replication(server *shard.Standing) {

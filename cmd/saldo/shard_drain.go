@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/saldo-ledger/saldo/internal/assembly"
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
@@ -52,14 +53,7 @@ func drain(ctx context.Context, c *cluster.Cluster, text string) (ledger.ShardID
 	if err != nil {
 		return "", err
 	}
-	if !view.Founded() {
-		return "", errNotFounded(view)
-	}
-	if active := view.Active(); len(active) == 1 && active[0] == known.ID {
-		return "", fmt.Errorf("shard %s is the only one that may have slots: add another one first, or activate one that drains", known.ID)
-	}
-	_, err = c.DrainShard(ctx, view.Config, known.ID, true)
-	return known.ID, err
+	return known.ID, assembly.Drain(ctx, c, view, known.ID)
 }
 
 // drained is reached when a shard can be removed.

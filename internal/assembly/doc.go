@@ -3,5 +3,6 @@
 // share it.
 //
 // Beside cmd/internal/wire it is the one place where the adapters shard and cluster meet. It decides nothing: who owns a
-// slot is decided in package cluster, what a shard accepts in package shard.
+// slot is decided in package cluster, what a shard accepts in package shard. Where the registry was lost, Rebuild concludes from what
+// all shards say what had been decided, and refuses to guess.
 package assembly

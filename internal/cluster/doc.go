@@ -71,6 +71,12 @@
 //     record, and the shard's positions, and writes the tombstone in one Txn. A move to it that is planned at the same time
 //     makes it fail, or fails because of the tombstone. So what the caller has seen in the shard's own tables since that
 //     view stays true until the end.
+//   - Rebuild writes owners, shards, tombstones and moves by what the shards' own tables say, after the registry was lost or set
+//     back. Into an empty prefix it compares that there is no config and no key of these kinds, else config's value and that no
+//     such key is newer than the view that was compared with the shards. It is one Txn, and its result must make a view.
+//     Here alone a decision is written that was made elsewhere: the caller takes the highest epoch of each slot, and guesses nothing.
+//   - Retire writes the tombstone of an id that is not registered: it compares config's value and the absence of the record, and
+//     Register the absence of the tombstone. So of the two only one succeeds.
 //   - A candidate's key is created once with its lease. Leading is established by one Txn that sees, at one revision, that
 //     the own key is still the one created and that no older candidate is there. (clientv3's Election.Campaign reports
 //     success to a candidate whose own key went with its lease while it waited.)

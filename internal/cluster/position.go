@@ -1,9 +1,13 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -22,8 +26,13 @@ type Position struct {
 // keptPositions are those of so many timelines.
 const keptPositions = 8
 
+// ErrSetBack: a shard's log ends before what was noted on the same timeline. So its files are older ones, which nobody else
+// can tell: a restore that is done as it should be begins a new timeline.
+var ErrSetBack = errors.New("the log ends before what was durable on the same timeline: the shard was set back")
+
 // NotePosition notes a shard's position in place of the one before on the same timeline. Those of earlier timelines are
-// kept. A position of an old primary is not noted. Positions are no part of a View, and nobody decides by them.
+// kept. A position of an old primary is not noted, nor one before what was noted: the error is ErrSetBack then. Positions are no
+// part of a View, and nobody decides by them.
 func (c *Cluster) NotePosition(ctx context.Context, id ledger.ShardID, position Position) error {
 	key := c.keys.positions(id)
 	for {
@@ -34,6 +43,9 @@ func (c *Cluster) NotePosition(ctx context.Context, id ledger.ShardID, position 
 		if n := len(positions); n > 0 && positions[n-1].Timeline > position.Timeline {
 			return nil
 		} else if n > 0 && positions[n-1].Timeline == position.Timeline {
+			if earlier(position.LSN, positions[n-1].LSN) {
+				return fmt.Errorf("note the position of shard %q: %w: it is at %s, and was at %s", id, ErrSetBack, position.LSN, positions[n-1].LSN)
+			}
 			positions = positions[:n-1]
 		}
 		positions = append(positions, position)
@@ -52,6 +64,17 @@ func (c *Cluster) NotePosition(ctx context.Context, id ledger.ShardID, position 
 			return nil
 		}
 	}
+}
+
+// earlier tells whether a place in a log comes before another one. What is no place comes before none.
+func earlier(x, y string) bool {
+	xHigh, xLow, _ := strings.Cut(x, "/")
+	yHigh, yLow, _ := strings.Cut(y, "/")
+	number := func(text string) uint64 {
+		n, _ := strconv.ParseUint(text, 16, 64) // 0 if it is none
+		return n
+	}
+	return cmp.Or(cmp.Compare(number(xHigh), number(yHigh)), cmp.Compare(number(xLow), number(yLow))) < 0
 }
 
 // Positions returns what was noted last about a shard on each of its timelines, oldest first.

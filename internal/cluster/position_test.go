@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -29,6 +30,16 @@ func TestPositions(t *testing.T) {
 		}
 		if positions, err := c.Positions(w.ctx, "s1"); err != nil || !slices.Equal(positions, test.stored) {
 			t.Errorf("after %+v: %+v, %v", test.noted, positions, err)
+		}
+	}
+	for _, back := range []string{"0/24", "0/3"} {
+		if err := c.NotePosition(w.ctx, "s1", Position{3, back, at}); !errors.Is(err, ErrSetBack) {
+			t.Errorf("back to %s: %v", back, err)
+		}
+	}
+	for _, on := range []string{"0/FFFFFFFF", "1/0", "A/0"} {
+		if err := c.NotePosition(w.ctx, "s1", Position{3, on, at}); err != nil {
+			t.Errorf("on to %s: %v", on, err)
 		}
 	}
 	for timeline := 4; timeline < 20; timeline++ {

@@ -39,6 +39,8 @@ type size struct {
 	router       []string // more environment of the routers
 	coordinator  []string // and of the coordinators
 	uncoordinate bool     // the coordinators are described but not started
+
+	postgres func(i int, o *local.PostgresOptions) // more about a shard's server; nil: nothing
 }
 
 // cluster is a whole Saldo of separate processes.
@@ -82,6 +84,9 @@ func newServers(t *testing.T, s size) *cluster {
 			o.Name = c.shard(i)
 			if !s.durable {
 				o.Settings = map[string]string{"fsync": "off", "full_page_writes": "off"}
+			}
+			if s.postgres != nil {
+				s.postgres(i, o)
 			}
 		})
 		t.Cleanup(func() {

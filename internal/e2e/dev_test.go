@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -50,7 +51,7 @@ func TestDev(t *testing.T) {
 	data := filepath.Join(pgtest.Dir(t), "saldo")
 	d := &dev{data: data, address: freeAddress(t), client: &http.Client{Timeout: 40 * time.Second}}
 	t.Cleanup(d.client.CloseIdleConnections)
-	d.process = newProcess(t, "saldo-dev", cleanEnv("SALDO_HTTP="+d.address, "SALDO_DATA="+data, "SALDO_SHARDS=2"), saldo, "dev")
+	d.process = newProcess(t, "saldo-dev", cleanEnv("SALDO_HTTP="+d.address, "SALDO_DATA="+data, "SALDO_SHARDS=2"), saldo, "dev", "--observe")
 	t.Cleanup(func() { d.leaveNothing(t) })
 	t.Cleanup(d.process.kill)
 	f := face{t: t, client: d.client, address: d.address}
@@ -64,6 +65,7 @@ func TestDev(t *testing.T) {
 	if n := strings.Count(banner, "\n  curl "); n != 3 {
 		t.Errorf("the banner has %d curl lines, not 3:\n%s", n, banner)
 	}
+	d.isObservable(t)
 	f.get("/users/"+demo).want(200, "").says(`{"data": {"id": "` + demo + `", "name": "Test", "balance": 100}}`)
 	f.get("/readyz").want(200, "").says(`{"data": {"ready": true, "parts": {"etcd": "connected"}}}`)
 	first := d.parts(t)
@@ -161,6 +163,27 @@ func TestDev(t *testing.T) {
 	last = d.parts(t)
 	d.stop(t)
 	d.wantGone(t, last)
+}
+
+// isObservable checks what --observe has written.
+func (d *dev) isObservable(t *testing.T) {
+	t.Helper()
+	config := filepath.Join(d.data, "observe", "prometheus.yml")
+	until(t, "it says how Prometheus sees it", long, func() bool { return strings.Contains(d.output(), "--config.file="+config) })
+	content, err := os.ReadFile(config)
+	if err != nil || !strings.Contains(string(content), d.address) {
+		t.Errorf("%s does not name %s: %v\n%s", config, d.address, err, content)
+	}
+	dashboards, err := filepath.Glob(filepath.Join(d.data, "observe", "dashboards", "*.json"))
+	if err != nil || len(dashboards) != 5 {
+		t.Errorf("dashboards: %v, %v", dashboards, err)
+	}
+	if promtool, err := exec.LookPath("promtool"); err == nil {
+		if output, err := exec.CommandContext(t.Context(), promtool, "check", "config", config).CombinedOutput(); err != nil ||
+			!strings.Contains(string(output), "rules found") {
+			t.Errorf("promtool check config: %v\n%s", err, output)
+		}
+	}
 }
 
 // comesUp starts it and returns what it says from this start to its banner.

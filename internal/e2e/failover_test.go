@@ -238,8 +238,7 @@ func TestFailoverThatLoses(t *testing.T) {
 	a.newUser(zoe, 0)
 	a.transfer(bob, zoe, 7, "to-zoe").want(201, "")
 	a.transfer(bob, ghost, 9, "refused").want(422, "payee_not_found")
-	end = sql[string](t, r.cluster, 0, `select pg_current_wal_insert_lsn()::text`)
-	until(t, "the position is noted", long, func() bool { return noted(t, r.cluster, "s1") >= parseLSN(t, end) })
+	untilNoted(t, r.cluster, 0)
 
 	if err := r.servers[0].Kill(); err != nil {
 		t.Fatal(err)
@@ -325,6 +324,17 @@ func parseLSN(t *testing.T, text string) shard.LSN {
 		t.Fatal(err)
 	}
 	return lsn
+}
+
+// untilNoted waits until all that a shard has written is noted as durable, outside of it. That is done only when something is
+// written, and what the server writes of its own accord is no transaction.
+func untilNoted(t *testing.T, c *cluster, i int) {
+	t.Helper()
+	end := parseLSN(t, sql[string](t, c, i, `select pg_current_wal_insert_lsn()::text`))
+	until(t, "the position is noted", long, func() bool {
+		sql[string](t, c, i, `select pg_current_xact_id()::text`)
+		return noted(t, c, c.shard(i)) >= end
+	})
 }
 
 // noted is how far a shard's log is known to be durable, outside of it.

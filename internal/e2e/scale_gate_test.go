@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/saldo-ledger/saldo/internal/local"
 )
@@ -132,7 +133,7 @@ func (g *etcdGate) answer(method string, server grpc.ClientStream, client grpc.S
 // probes tells whether a request asks for nothing but what has changed.
 func probes(method string, message []byte) bool {
 	var request etcdserverpb.RangeRequest
-	return method == "/etcdserverpb.KV/Range" && request.Unmarshal(message) == nil &&
+	return method == "/etcdserverpb.KV/Range" && proto.Unmarshal(message, &request) == nil &&
 		request.KeysOnly && request.MinModRevision > 0
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -351,6 +352,38 @@ func (x *trouble) abort(point string, phase placement.Phase, killed string) (don
 	return done
 }
 
+// hopeless makes a move one that cannot go on, as if its source were another server than it was when the copy began, and kills
+// who gives it up.
+func (x *trouble) hopeless(killed string) bool {
+	f := x.set("before pass", "pause")
+	defer f.release()
+	if f.wait() == 0 {
+		return false
+	}
+	deadly := x.set(killed, "kill")
+	defer deadly.release()
+	for _, move := range x.view(x.t).Moves {
+		if move.Phase == placement.PhaseCatchup && x.mistake(move) {
+			f.release()
+			return x.killed(deadly, killed)
+		}
+	}
+	return false
+}
+
+// mistake changes which server a move's target takes its source for. It tells whether it has: the target may be down.
+func (x *trouble) mistake(move placement.Move) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), long)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, x.ownerDSN(x.number(move.Target)))
+	if err != nil {
+		return false
+	}
+	defer conn.Close(ctx)
+	tag, err := conn.Exec(ctx, `update saldo.moves set system = system + 1 where move_id = $1`, move.ID)
+	return err == nil && tag.RowsAffected() == 1
+}
+
 // byHand moves some slots between the founders, whichever has more, and returns the move; false if there is no room for one.
 func (x *trouble) byHand(number int) (move placement.Move, planned bool) {
 	view := x.view(x.t)
@@ -453,8 +486,8 @@ func (x *trouble) kills() (faults []fault) {
 		for _, when := range []string{"before ", "after "} {
 			f := fault{"kill", "a coordinator is killed " + when + point, func() bool { return x.kill(when + point) }}
 			switch {
-			case point == "abort": // it is done by a mover if it was asked for while the shards were being told of the move
-				f.inject = func() bool { return x.abort("before mark", placement.PhaseMark, when+point) }
+			case point == "abort": // a mover does it by itself only if the move is hopeless
+				f.inject = func() bool { return x.hopeless(when + point) }
 			case aborting[point]:
 				f.inject = func() bool { return x.abort("after pass", placement.PhaseCatchup, when+point) }
 			}

@@ -87,9 +87,12 @@ func (p *Postgres) shardConfig(uid string, s cluster.Shard, password, process st
 type Log struct {
 	Level  string `name:"log-level" env:"SALDO_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	Format string `name:"log-format" env:"SALDO_LOG_FORMAT" default:"text" enum:"text,json" help:"text or json."`
+
+	TraceSlow time.Duration `name:"trace-slow" env:"SALDO_TRACE_SLOW" default:"1s" help:"Where traces are exported: those of requests that take longer are kept, as those that end in an error or a refund, whatever OTEL_TRACES_SAMPLER says. 0: neither."`
 }
 
-// Logger returns a logger on standard error.
+// Logger returns a logger on standard error. An error tracker is hooked in here, and so are the programs' errors: see
+// telemetry.OnError.
 func (l *Log) Logger() (*slog.Logger, error) {
 	return telemetry.NewLogger(os.Stderr, l.Format, l.Level)
 }
@@ -97,6 +100,7 @@ func (l *Log) Logger() (*slog.Logger, error) {
 // Router is the configuration of a router.
 type Router struct {
 	HTTP        string        `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
+	Advertise   string        `name:"advertise" env:"SALDO_ADVERTISE" placeholder:"HOST:PORT" help:"At which coordinators reach that address, to read /metrics for operators. Default: the address itself; if that is every address, this machine's first one."`
 	Currency    string        `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
 	Wait        time.Duration `name:"wait" env:"SALDO_WAIT" default:"1s" help:"How long a request waits for the end of a transfer between shards before it is answered 202 PENDING."`
 	Handover    time.Duration `name:"handover" env:"SALDO_HANDOVER" default:"1s" help:"How long a router itself carries a transfer between shards that it has begun. From then on a coordinator does. The same for routers and coordinators; 0: coordinators do from the beginning."`
@@ -127,18 +131,22 @@ func (r *Router) Validate() error {
 
 // Coordinator is the configuration of a coordinator.
 type Coordinator struct {
-	Name      string        `name:"name" env:"SALDO_NAME" help:"Of this process among coordinators. Default: host and process id."`
-	AdminHTTP string        `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address to serve operators on: /livez, /readyz, /metrics."`
-	Settle    time.Duration `name:"settle" env:"SALDO_SETTLE" default:"3s" help:"A new cluster's slots are spread when no shard has joined for so long (unless the cluster was created with a number of shards to wait for)."`
-	Handover  time.Duration `name:"handover" env:"SALDO_HANDOVER" default:"1s" help:"How long a transfer between shards is left to the router that has begun it. The same for routers and coordinators."`
-	Poll      time.Duration `name:"poll" env:"SALDO_POLL" default:"500ms" help:"Look for transfers that have not ended."`
-	Rebalance string        `name:"rebalance" env:"SALDO_REBALANCE" default:"manual" enum:"auto,manual" help:"auto: slots move whenever the shards do not have what their weights say, as when one has joined. manual: when you say saldo rebalance. A draining shard is emptied in any case. The same for all coordinators."`
-	Retention time.Duration `name:"retention" env:"SALDO_RETENTION" default:"10m" help:"How long a shard keeps the copy of slots that have moved away, before it is deleted."`
-	MoveSlots int           `name:"move-slots" env:"SALDO_MOVE_SLOTS" default:"128" help:"Slots that move together, at most. More is faster where slots have few rows, and has more users wait at a time."`
-	MoveShare float64       `name:"move-share" env:"SALDO_MOVE_SHARE" default:"0.25" help:"Of the time, which a move may spend on copying and deleting rows. More is faster, and slows those who pay meanwhile."`
-	DebugHTTP string        `name:"debug-http" env:"SALDO_DEBUG_HTTP" placeholder:"ADDRESS" help:"Loopback address to serve Go's profiler on. Default: none."`
-	Etcd      `embed:""`
-	Postgres  `embed:""`
+	Name           string        `name:"name" env:"SALDO_NAME" help:"Of this process among coordinators. Default: host and process id."`
+	AdminHTTP      string        `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address to serve operators on: /livez, /readyz, /metrics, and the admin API under /admin/v1."`
+	AdminTokenFile string        `name:"admin-token-file" env:"SALDO_ADMIN_TOKEN_FILE" placeholder:"FILE" help:"Holds the operator's token, at least 16 characters, which the admin API then asks for. It is read again when it changes. Without one the API answers on loopback only."`
+	Advertise      string        `name:"advertise" env:"SALDO_ADVERTISE" placeholder:"HOST:PORT" help:"At which others reach the operators' address. Default: the address itself; if that is every address, this machine's first one."`
+	Settle         time.Duration `name:"settle" env:"SALDO_SETTLE" default:"3s" help:"A new cluster's slots are spread when no shard has joined for so long (unless the cluster was created with a number of shards to wait for)."`
+	Handover       time.Duration `name:"handover" env:"SALDO_HANDOVER" default:"1s" help:"How long a transfer between shards is left to the router that has begun it. The same for routers and coordinators."`
+	Poll           time.Duration `name:"poll" env:"SALDO_POLL" default:"500ms" help:"Look for transfers that have not ended."`
+	Rebalance      string        `name:"rebalance" env:"SALDO_REBALANCE" default:"manual" enum:"auto,manual" help:"auto: slots move whenever the shards do not have what their weights say, as when one has joined. manual: when you say saldo rebalance. A draining shard is emptied in any case. The same for all coordinators."`
+	Retention      time.Duration `name:"retention" env:"SALDO_RETENTION" default:"10m" help:"How long a shard keeps the copy of slots that have moved away, before it is deleted."`
+	MoveSlots      int           `name:"move-slots" env:"SALDO_MOVE_SLOTS" default:"128" help:"Slots that move together, at most. More is faster where slots have few rows, and has more users wait at a time."`
+	MoveShare      float64       `name:"move-share" env:"SALDO_MOVE_SHARE" default:"0.25" help:"Of the time, which a move may spend on copying and deleting rows. More is faster, and slows those who pay meanwhile."`
+	Audit          time.Duration `name:"audit" env:"SALDO_AUDIT" default:"10s" help:"How often the elected coordinator audits what is new, and a part of what is old. 0: never."`
+	AuditShare     float64       `name:"audit-share" env:"SALDO_AUDIT_SHARE" default:"0.05" help:"Of the time, which the audit may take."`
+	DebugHTTP      string        `name:"debug-http" env:"SALDO_DEBUG_HTTP" placeholder:"ADDRESS" help:"Loopback address to serve Go's profiler on. Default: none."`
+	Etcd           `embed:""`
+	Postgres       `embed:""`
 }
 
 // Validate is called by the flag parser.
@@ -153,6 +161,10 @@ func (c *Coordinator) Validate() error {
 		return fmt.Errorf("--move-slots is %d, not 1 to %d", c.MoveSlots, placement.Slots)
 	case c.MoveShare <= 0 || c.MoveShare > 1:
 		return fmt.Errorf("--move-share is %v, not above 0 and at most 1", c.MoveShare)
+	case c.Audit < 0:
+		return fmt.Errorf("--audit is %v, not 0 or more", c.Audit)
+	case c.AuditShare < 0 || c.AuditShare > 1 || c.AuditShare == 0 && c.Audit > 0:
+		return fmt.Errorf("--audit-share is %v, not above 0 and at most 1", c.AuditShare)
 	}
 	return c.Postgres.Validate()
 }

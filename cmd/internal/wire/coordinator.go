@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -27,11 +26,9 @@ func RunCoordinator(ctx context.Context, config Coordinator, process Process, li
 		return err
 	}
 	if config.Name == "" {
-		host, err := os.Hostname()
-		if err != nil {
-			return fmt.Errorf("name the coordinator: %w (say one with --name)", err)
+		if config.Name, err = processName(); err != nil {
+			return fmt.Errorf("%w (say one with --name)", err)
 		}
-		config.Name = fmt.Sprintf("%s-%d", host, os.Getpid())
 	}
 	TuneMemory()
 	stopDebug, err := serveDebug(config.DebugHTTP, log)
@@ -44,15 +41,25 @@ func RunCoordinator(ctx context.Context, config Coordinator, process Process, li
 	defer router.Close()
 	runner := &sagaRunner{config: config, steps: router, log: log}
 	log.Info("coordinator runs", "name", config.Name)
+	desk := &desk{members: m, router: router, audit: &auditDesk{config: config, log: log}}
+	announce := func(context.Context, *cluster.Cluster) {}
 	serving, ctx := errgroup.WithContext(ctx)
 	if listener != nil {
-		serving.Go(func() error { return serveOperators(ctx, listener, m, process) })
+		face, err := newAdmin(desk, config, process, listener.Addr())
+		if err != nil {
+			return err
+		}
+		announce = announcing(cluster.Coordinators, cluster.Process{Name: config.Name, Address: advertised(config.Advertise, listener.Addr())})
+		serving.Go(func() error { return serveOperators(ctx, listener, m, process, face) })
 	}
 	serving.Go(func() error {
 		return m.run(ctx, duties{
 			beside: runner.run,
 			whole: func(ctx context.Context, c *cluster.Cluster, w *cluster.Watcher) {
+				desk.cluster.Store(c)
 				var running sync.WaitGroup
+				running.Go(func() { announce(ctx, c) })
+				running.Go(func() { desk.audit.run(ctx, c, passwords) })
 				running.Go(func() { moveSlots(ctx, c, w, config, passwords, log) })
 				found(ctx, c, w, config, passwords, log)
 				running.Wait()
@@ -79,6 +86,7 @@ func (r *sagaRunner) run(ctx context.Context, c *cluster.Cluster, w *cluster.Wat
 	}
 	var running sync.WaitGroup
 	running.Go(func() { whileAway(ctx, w, drive) })
+	running.Go(func() { home.ShowVitals(ctx) })
 	err := c.Lead(ctx, "sagas."+string(home.ID()), r.config.Name, func(ctx context.Context, _ cluster.Leadership) error {
 		var noting sync.WaitGroup
 		noting.Go(func() { notePositions(ctx, c, home, r.log) })

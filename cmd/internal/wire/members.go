@@ -44,6 +44,8 @@ type member struct {
 	timeline int // of its primary
 	stop     context.CancelFunc
 	done     chan struct{} // closed when what ran beside it has ended
+
+	stopMetrics func()
 }
 
 // duties is what a process does beside its open shards and its cluster.
@@ -200,9 +202,10 @@ func (m *members) follow(ctx context.Context, c *cluster.Cluster, w *cluster.Wat
 			continue
 		}
 		besideCtx, stop := context.WithCancel(ctx)
-		opened := &member{shard: s, use: s, dsn: known.DSN, timeline: known.Timeline, stop: stop, done: make(chan struct{})}
+		opened := &member{shard: s, use: s, dsn: known.DSN, timeline: known.Timeline, stop: stop, done: make(chan struct{}), stopMetrics: func() {}}
 		if m.target > 0 {
-			opened.use = limit(s, m.target)
+			limited := limit(s, m.target)
+			opened.use, opened.stopMetrics = limited, limited.observe(id)
 		}
 		m.open[id] = opened
 		go func() {
@@ -215,6 +218,7 @@ func (m *members) follow(ctx context.Context, c *cluster.Cluster, w *cluster.Wat
 }
 
 func (m *member) close() {
+	m.stopMetrics()
 	m.stop()
 	<-m.done
 	m.shard.Close()

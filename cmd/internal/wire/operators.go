@@ -8,11 +8,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
+
+	"github.com/saldo-ledger/saldo/internal/admin"
 )
 
-// serveOperators serves a coordinator's own listener until ctx ends: whether it lives and is ready, and its metrics.
-func serveOperators(ctx context.Context, listener net.Listener, m *members, process Process) error {
+// serveOperators serves a coordinator's own listener until ctx ends: whether it lives and is ready, its metrics, and the
+// admin API.
+func serveOperators(ctx context.Context, listener net.Listener, m *members, process Process, face *admin.Face) error {
 	routes := http.NewServeMux()
 	routes.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]any{"alive": true})
@@ -31,8 +35,15 @@ func serveOperators(ctx context.Context, listener net.Listener, m *members, proc
 	if process.Metrics != nil {
 		routes.Handle("GET /metrics", process.Metrics)
 	}
+	routes.Handle(admin.Prefix+"/", face)
+	var following sync.WaitGroup
+	defer following.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	following.Go(func() { face.Run(ctx) })
 	server := &http.Server{
 		Handler: routes, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		WriteTimeout: 30 * time.Second, MaxHeaderBytes: 32 << 10, // a stream of events has deadlines of its own
 		ErrorLog: slog.NewLogLogger(process.Log.Handler(), slog.LevelWarn),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })

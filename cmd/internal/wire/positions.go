@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -18,10 +19,21 @@ const noteEach = time.Second
 func notePositions(ctx context.Context, c *cluster.Cluster, s *shard.Shard, log *slog.Logger) {
 	tick := time.NewTicker(noteEach)
 	defer tick.Stop()
+	setBack := 0
 	for last := (shard.Position{}); ; {
 		now, err := notePosition(ctx, c, s, last)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, cluster.ErrSetBack):
+			// Once may be the word of one who does not lead any more; a log that grows is beyond it the next time.
+			if setBack++; setBack == 2 {
+				log.Error("a shard's files are older than what it had: nobody may use it until it was started with recovery.signal "+
+					"and adopted, see Backup and restore in docs/OPERATIONS.md", "shard", s.ID(), "error", err)
+			}
+		case err != nil:
 			log.Debug("a shard's position is not noted", "shard", s.ID(), "error", err)
+		default:
+			setBack = 0
 		}
 		last = now
 		select {

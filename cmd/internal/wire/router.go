@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/api"
+	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/routing"
 )
@@ -37,14 +39,22 @@ func RunRouter(ctx context.Context, config Router, process Process, listener net
 	defer leave()
 	failed := make(chan error, 2)
 	var running sync.WaitGroup
+	name, err := processName()
+	if err != nil {
+		return err
+	}
+	announce := announcing(cluster.Routers, cluster.Process{Name: name, Address: advertised(config.Advertise, listener.Addr())})
 	running.Go(func() {
-		failed <- m.run(inTouch, duties{})
+		failed <- m.run(inTouch, duties{
+			whole: func(ctx context.Context, c *cluster.Cluster, _ *cluster.Watcher) { announce(ctx, c) },
+		})
 	})
 
-	server := api.NewServer(api.New(api.Config{
+	var stopping atomic.Bool
+	server := api.NewServer(closing(&stopping, api.New(api.Config{
 		Ledger: router, Health: health{m}, Currency: ledger.Currency(config.Currency),
 		Wait: config.Wait, Timeout: config.Timeout, MaxRequests: config.MaxRequests, Log: log, Metrics: process.Metrics,
-	}), log)
+	})), log)
 	running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			failed <- fmt.Errorf("serve: %w", err)
@@ -56,6 +66,8 @@ func RunRouter(ctx context.Context, config Router, process Process, listener net
 	case err = <-failed:
 	case <-ctx.Done():
 		log.Info("router stops", "grace", config.Grace)
+		stopping.Store(true)
+		time.Sleep(drain)
 	}
 	graceful, cancel := context.WithTimeout(context.WithoutCancel(ctx), config.Grace)
 	defer cancel()
@@ -66,6 +78,20 @@ func RunRouter(ctx context.Context, config Router, process Process, listener net
 	leave()
 	running.Wait()
 	return err
+}
+
+// drain is how long a router that is told to stop still takes requests, each as the last one of its connection: a client
+// that sends one at the moment in which its connection is closed cannot know whether it came.
+const drain = 300 * time.Millisecond
+
+// closing has connections closed with their next answer once stopping is set.
+func closing(stopping *atomic.Bool, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if stopping.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // health says whether a router should get requests.

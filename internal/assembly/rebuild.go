@@ -1,0 +1,191 @@
+package assembly
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/cluster"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/shard"
+)
+
+// Rebuild says what the registry of a cluster must say, given what its shards claim and what it says now (nil: it is empty).
+// The later decision about a slot counts, and epochs tell which one that is. What would have to be guessed is an error that
+// names all of it, and what to do.
+func Rebuild(view *cluster.View, claims map[ledger.ShardID]*shard.Claims, now time.Time) (*cluster.Rebuilt, error) {
+	r := &rebuilding{
+		view: view, claims: claims, problems: make(map[string]placement.SlotSet),
+		Rebuilt: cluster.Rebuilt{Owners: make(map[ledger.Slot]placement.Owner)},
+	}
+	for slot := range ledger.Slot(placement.Slots) {
+		r.own(slot)
+	}
+	underWay := r.moves(now)
+	for _, id := range slices.Sorted(maps.Keys(claims)) {
+		for _, claim := range claims[id].Slots {
+			r.judge(id, claim, underWay[claim.Move])
+		}
+	}
+	r.left(now)
+	var errs []error
+	for _, problem := range slices.Sorted(maps.Keys(r.problems)) {
+		slots := placement.NewSlotSet(r.problems[problem]...)
+		errs = append(errs, errors.New(strings.ReplaceAll(problem, "{slots}", slots.String())))
+	}
+	return &r.Rebuilt, errors.Join(errs...)
+}
+
+type rebuilding struct {
+	cluster.Rebuilt
+	view     *cluster.View
+	claims   map[ledger.ShardID]*shard.Claims
+	problems map[string]placement.SlotSet // by what is to be said of the slots
+}
+
+// problem notes what is to be said of {slots}.
+func (r *rebuilding) problem(slot ledger.Slot, format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	r.problems[text] = append(r.problems[text], slot)
+}
+
+// own finds the owner of a slot: who has it at the highest epoch, the registry's word among the shards'.
+func (r *rebuilding) own(slot ledger.Slot) {
+	var best placement.Owner
+	if r.view != nil {
+		best = r.view.Map.Owner(slot)
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.claims)) {
+		claim, ok := find(r.claims[id].Slots, slot)
+		switch {
+		case !ok || !claim.Has || claim.Epoch < best.Epoch:
+		case claim.Epoch == best.Epoch && best.Shard != id:
+			r.problem(slot, "shards %s and %s both have slots {slots} at one epoch", best.Shard, id)
+		default:
+			best = placement.Owner{Shard: id, Epoch: claim.Epoch}
+		}
+	}
+	if best.Shard == "" {
+		r.problem(slot, "no shard has slots {slots}: name all of them with --shard; "+
+			"one that has lost them must be restored to a later point")
+		return
+	}
+	if r.claims[best.Shard] == nil {
+		r.problem(slot, "slots {slots} are shard %s's, which was not read: name it with --shard", best.Shard)
+		return
+	}
+	r.Owners[slot] = best
+}
+
+func find(claims []shard.Claim, slot ledger.Slot) (shard.Claim, bool) {
+	i, ok := slices.BinarySearchFunc(claims, slot, func(c shard.Claim, slot ledger.Slot) int { return int(c.Slot) - int(slot) })
+	if !ok {
+		return shard.Claim{}, false
+	}
+	return claims[i], true
+}
+
+// moves returns those that go on, by what the registry says or what the shards have done since, and notes which records
+// are to be others. A shard that was told of a switch which the registry has lost proves it.
+func (r *rebuilding) moves(now time.Time) map[placement.MoveID]placement.Move {
+	going := make(map[placement.MoveID]placement.Move)
+	if r.view == nil {
+		return going
+	}
+	for _, move := range r.view.Moves {
+		if move.Phase.Ended() {
+			continue
+		}
+		var source, target int
+		var epochs placement.Epochs
+		for _, slot := range move.Slots {
+			switch r.Owners[slot].Shard {
+			case move.Source:
+				source++
+			case move.Target:
+				target++
+			}
+			epochs = append(epochs, r.Owners[slot].Epoch)
+		}
+		before := move.Phase.Before()
+		switch {
+		case !before && move.Phase != placement.PhaseSwitched && move.Phase != placement.PhaseClean &&
+			move.Phase != placement.PhaseAborting:
+			r.problem(0, "move %s is in a phase %q that this program does not know: use the newest program of the cluster",
+				move.ID, move.Phase)
+			continue
+		case r.claims[move.Source] == nil || r.claims[move.Target] == nil:
+			r.Forget = append(r.Forget, move.ID)
+			continue
+		case target == len(move.Slots) && (before || move.Phase == placement.PhaseAborting):
+			move.Phase, move.Epochs, move.DecidedAt = placement.PhaseSwitched, epochs, &now
+			move.Paused, move.Cause = false, ""
+			r.Moves = append(r.Moves, move)
+		case move.Phase == placement.PhaseClean,
+			source == len(move.Slots) && (before || move.Phase == placement.PhaseAborting),
+			target == len(move.Slots) && move.Phase == placement.PhaseSwitched:
+		default:
+			r.Forget = append(r.Forget, move.ID)
+			continue
+		}
+		going[move.ID] = move
+	}
+	return going
+}
+
+// judge says what a shard claims that cannot be, once it is decided who owns the slot. move is the one under which the shard
+// has the slot, if that goes on.
+func (r *rebuilding) judge(id ledger.ShardID, claim shard.Claim, move placement.Move) {
+	owner := r.Owners[claim.Slot]
+	known := r.claims[id]
+	switch {
+	case owner.Shard == "": // said already
+	case claim.Move != "" && move.ID == "":
+		r.problem(claim.Slot, "shard %s has slots {slots} under move %s, which the registry does not have, and what was decided "+
+			"about it is not known: restore a newer snapshot of etcd", id, claim.Move)
+	case claim.Has && claim.Fenced && claim.Move == "" && owner.Shard == id:
+		r.problem(claim.Slot, "shard %s has fenced slots {slots}, since it was adopted, and nobody else has them: "+
+			"a person must look", id)
+	case claim.Has && owner.Shard != id && known.Adopted == known.Timeline && move.Phase != placement.PhaseSwitched &&
+		!claim.Fenced:
+		r.problem(claim.Slot, "shard %s takes slots {slots} for its own, and %s was given them later: it was set back "+
+			"without a new timeline: start it with recovery.signal, see Backup and restore", id, owner.Shard)
+	case !claim.Has && !claim.Coming && claim.Epoch > owner.Epoch:
+		r.problem(claim.Slot, "shard %s has given slots {slots} to shard %s, which has lost them: "+
+			"restore that to a later point", id, claim.MovedTo)
+	}
+}
+
+// left notes a record for each copy that a move has left of which the registry has none: so it is deleted, after the time
+// that such copies are kept. Which of the two shards was the source makes no difference any more: the other one has the slots.
+func (r *rebuilding) left(now time.Time) {
+	for _, id := range slices.Sorted(maps.Keys(r.claims)) {
+		records := make(map[placement.MoveID]placement.Move)
+		for _, claim := range r.claims[id].Slots {
+			if claim.Left == "" || r.claims[claim.MovedTo] == nil {
+				continue
+			}
+			if r.view != nil {
+				if _, ok := r.view.Move(claim.Left); ok {
+					continue
+				}
+			}
+			move, ok := records[claim.Left]
+			if !ok {
+				move = placement.Move{
+					ID: claim.Left, Source: id, Target: claim.MovedTo, Phase: placement.PhaseClean, Why: "its record was lost",
+					CreatedAt: now, DecidedAt: &now, ToldAt: &now,
+				}
+			}
+			move.Slots, move.Epochs = append(move.Slots, claim.Slot), append(move.Epochs, claim.Epoch)
+			records[claim.Left] = move
+		}
+		for _, move := range slices.Sorted(maps.Keys(records)) {
+			r.Moves = append(r.Moves, records[move])
+		}
+	}
+}

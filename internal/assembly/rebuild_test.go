@@ -1,0 +1,283 @@
+package assembly_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/saldo-ledger/saldo/internal/assembly"
+	"github.com/saldo-ledger/saldo/internal/cluster"
+	"github.com/saldo-ledger/saldo/internal/etcdtest"
+	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/shard"
+)
+
+// claimed is what three shards say: s1 and s2 have half of the slots each at epoch 1, s3 none. Slot 7 is s1's.
+type claimed map[ledger.ShardID]*shard.Claims
+
+func newClaimed() claimed {
+	c := make(claimed)
+	for _, id := range []ledger.ShardID{"s1", "s2", "s3"} {
+		c[id] = &shard.Claims{Standing: &shard.Standing{Cluster: "c", Shard: id, Adopted: 1, Timeline: 1}}
+	}
+	for slot, owner := range placement.Found([]ledger.ShardID{"s1", "s2"}) {
+		c.say(owner.Shard, shard.Claim{Slot: slot, Has: true, Epoch: owner.Epoch})
+	}
+	return c
+}
+
+// say has a shard say this of a slot, and nothing else.
+func (c claimed) say(id ledger.ShardID, claim shard.Claim) {
+	at := 0
+	for ; at < len(c[id].Slots) && c[id].Slots[at].Slot < claim.Slot; at++ {
+	}
+	if at < len(c[id].Slots) && c[id].Slots[at].Slot == claim.Slot {
+		c[id].Slots[at] = claim
+		return
+	}
+	c[id].Slots = append(c[id].Slots[:at], append([]shard.Claim{claim}, c[id].Slots[at:]...)...)
+}
+
+// moved has slot 7 gone from s1 to s3, at epoch 2.
+func (c claimed) moved() {
+	c.say("s1", shard.Claim{Slot: 7, Epoch: 2, MovedTo: "s3", Left: "m"})
+	c.say("s3", shard.Claim{Slot: 7, Has: true, Epoch: 2})
+}
+
+func TestRebuild(t *testing.T) {
+	t.Parallel()
+	founded := func(change func(map[ledger.Slot]placement.Owner), moves ...placement.Move) *cluster.View {
+		owners := placement.Found([]ledger.ShardID{"s1", "s2"})
+		if change != nil {
+			change(owners)
+		}
+		m, err := placement.NewMap(9, owners)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &cluster.View{Map: m, Moves: moves, Revision: 9}
+	}
+	at := time.Now()
+	under := func(phase placement.Phase) placement.Move {
+		move := placement.Move{ID: "m", Source: "s1", Target: "s3", Slots: placement.NewSlotSet(7), Phase: phase}
+		if !phase.Before() {
+			move.Epochs, move.DecidedAt = placement.Epochs{2}, &at
+		}
+		return move
+	}
+	switched := func(owners map[ledger.Slot]placement.Owner) { owners[7] = placement.Owner{Shard: "s3", Epoch: 2} }
+	for name, test := range map[string]struct {
+		view   *cluster.View // nil: the registry is empty
+		change func(c claimed)
+		owner  ledger.ShardID // of slot 7
+		moves  string         // written and, with a minus, forgotten
+		want   string         // a part of the error
+	}{
+		"empty":                        {owner: "s1"},
+		"right":                        {view: founded(nil), owner: "s1"},
+		"moved, empty":                 {change: claimed.moved, owner: "s3", moves: "m clean"},
+		"moved since":                  {view: founded(nil), change: claimed.moved, owner: "s3", moves: "m clean"},
+		"the same":                     {view: founded(switched), change: claimed.moved, owner: "s3", moves: "m clean"},
+		"moved, recorded":              {view: founded(switched, under(placement.PhaseClean)), change: claimed.moved, owner: "s3"},
+		"moved since, which was begun": {view: founded(nil, under(placement.PhaseCopy)), change: claimed.moved, owner: "s3", moves: "m switched"},
+		"moved, and the source was not told": {
+			view: founded(nil, under(placement.PhaseFence)), owner: "s3", moves: "m switched",
+			change: func(c claimed) {
+				c.moved()
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 1, Move: "m"})
+			},
+		},
+		"moved there and back since": {
+			view: founded(nil, under(placement.PhaseCopy)), owner: "s1",
+			change: func(c claimed) {
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Epoch: 3})
+				c.say("s3", shard.Claim{Slot: 7, Epoch: 3, MovedTo: "s1"})
+			},
+		},
+		"on the way": {
+			view: founded(nil, under(placement.PhaseFence)), owner: "s1",
+			change: func(c claimed) {
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 1, Move: "m"})
+				c.say("s3", shard.Claim{Slot: 7, Coming: true, Epoch: 1, Move: "m"})
+			},
+		},
+		"switched, and nobody was told": {
+			view: founded(switched, under(placement.PhaseSwitched)), owner: "s3",
+			change: func(c claimed) {
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 1, Move: "m"})
+				c.say("s3", shard.Claim{Slot: 7, Coming: true, Epoch: 1, Move: "m"})
+			},
+		},
+		"on the way, and the registry does not know": {
+			view: founded(nil),
+			change: func(c claimed) {
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 1, Move: "m"})
+				c.say("s3", shard.Claim{Slot: 7, Coming: true, Epoch: 1, Move: "m"})
+			},
+			want: "slots 7 under move m, which the registry does not have",
+		},
+		"on the way, and the registry is lost": {
+			change: func(c claimed) { c.say("s1", shard.Claim{Slot: 7, Has: true, Epoch: 1, Move: "m"}) },
+			want:   "slots 7 under move m, which the registry does not have",
+		},
+		"a record that is contradicted": {
+			view: founded(nil, under(placement.PhaseCopy)), owner: "s2", moves: "-m",
+			change: func(c claimed) {
+				c.say("s1", shard.Claim{Slot: 7, Epoch: 2, MovedTo: "s2"})
+				c.say("s2", shard.Claim{Slot: 7, Has: true, Epoch: 2})
+			},
+		},
+		"two have it": {
+			change: func(c claimed) { c.say("s2", shard.Claim{Slot: 7, Has: true, Epoch: 1}) },
+			want:   "shards s1 and s2 both have slots 7 at one epoch",
+		},
+		"the registry and a shard disagree at one epoch": {
+			view:   founded(switched),
+			change: func(c claimed) { c.say("s1", shard.Claim{Slot: 7, Has: true, Epoch: 2}) },
+			want:   "shards s3 and s1 both have slots 7 at one epoch",
+		},
+		"nobody has it": {
+			change: func(c claimed) {
+				c.say("s1", shard.Claim{Slot: 7, Epoch: 2, MovedTo: "s4"})
+				c.say("s1", shard.Claim{Slot: 8, Epoch: 2, MovedTo: "s4"})
+			},
+			want: "no shard has slots 7-8: name all of them",
+		},
+		"a shard is not read": {
+			view:   founded(nil),
+			change: func(c claimed) { delete(c, "s2") },
+			want:   "slots 2048-4095 are shard s2's, which was not read",
+		},
+		"the one that got it has lost it, and the one that gave it was set back before that": {
+			change: func(c claimed) {
+				c.say("s3", shard.Claim{Slot: 7, Epoch: 3, MovedTo: "s2"})
+			},
+			want: "shard s3 has given slots 7 to shard s2, which has lost them",
+		},
+		"restored to before it gave it away": {
+			owner: "s3",
+			change: func(c claimed) {
+				c.moved()
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Epoch: 1})
+				c["s1"].Timeline = 2
+			},
+		},
+		"set back to before it gave it away, on its timeline": {
+			change: func(c claimed) {
+				c.moved()
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Epoch: 1})
+			},
+			want: "shard s1 takes slots 7 for its own, and s3 was given them later",
+		},
+		"fenced since an adoption": {
+			change: func(c claimed) { c.say("s1", shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 1}) },
+			want:   "a person must look",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newClaimed()
+			if test.change != nil {
+				test.change(c)
+			}
+			rebuilt, err := assembly.Rebuild(test.view, c, at)
+			if test.want != "" {
+				if err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("%v, which does not say %q", err, test.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if owner := rebuilt.Owners[7]; owner.Shard != test.owner || len(rebuilt.Owners) != placement.Slots {
+				t.Errorf("slot 7 is %v, of %d slots", owner, len(rebuilt.Owners))
+			}
+			var moves []string
+			for _, move := range rebuilt.Moves {
+				moves = append(moves, string(move.ID)+" "+string(move.Phase))
+				if err := move.CheckEpochs(); err != nil || move.Slots.String() != "7" || move.Source != "s1" || move.Target != "s3" {
+					t.Errorf("move %+v: %v", move, err)
+				}
+			}
+			for _, id := range rebuilt.Forget {
+				moves = append(moves, "-"+string(id))
+			}
+			if got := strings.Join(moves, ", "); got != test.moves {
+				t.Errorf("moves: %q, not %q", got, test.moves)
+			}
+		})
+	}
+}
+
+// What is rebuilt is written as a whole, into an empty registry or over the one that was read, and read again it is right.
+func TestRebuildIsWritten(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c, err := cluster.Connect(ctx, cluster.Config{Endpoints: etcdtest.Endpoints(t), Prefix: etcdtest.Prefix(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	claims := newClaimed()
+	write := func(view *cluster.View, change func(*cluster.Rebuilt)) (*cluster.View, error) {
+		t.Helper()
+		rebuilt, err := assembly.Rebuild(view, claims, time.Now().UTC())
+		if err != nil {
+			t.Fatal(err)
+		}
+		rebuilt.UID = "c"
+		if change != nil {
+			change(rebuilt)
+		}
+		if err := c.Rebuild(ctx, view, *rebuilt); err != nil {
+			return nil, err
+		}
+		view, err = c.Read(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return view, nil
+	}
+	shards := func(r *cluster.Rebuilt) {
+		for _, id := range []ledger.ShardID{"s1", "s2", "s3"} {
+			r.Shards = append(r.Shards, cluster.Shard{ID: id, DSN: "postgres://u:secret@nowhere/" + string(id), Timeline: 4, Adoption: "mark"})
+		}
+		r.Retired = []ledger.ShardID{"s9"}
+	}
+	if _, err := write(nil, nil); err == nil || !strings.Contains(err.Error(), "not registered") {
+		t.Errorf("without shards: %v", err)
+	}
+	view, err := write(nil, shards)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := view.Shards["s1"]; s.DSN != "postgres://u@nowhere/s1" || s.Timeline != 4 || s.Adoption != "mark" || view.Config.UID != "c" || !view.Founded() {
+		t.Errorf("%+v, %+v", s, view.Config)
+	}
+	if gone, err := c.Retired(ctx); err != nil || len(gone) != 1 || gone[0] != "s9" {
+		t.Errorf("retired: %v, %v", gone, err)
+	}
+	if _, err := write(nil, shards); err == nil || !strings.Contains(err.Error(), cluster.ErrChanged.Error()) {
+		t.Errorf("over a registry that is there: %v", err)
+	}
+
+	old := view
+	claims.moved()
+	if view, err = write(view, nil); err != nil {
+		t.Fatal(err)
+	}
+	if owner := view.Map.Owner(7); owner.Shard != "s3" || owner.Epoch != 2 || len(view.Moves) != 1 {
+		t.Errorf("%v, %v", owner, view.Moves)
+	}
+	if _, err := write(old, nil); err == nil || !strings.Contains(err.Error(), cluster.ErrChanged.Error()) {
+		t.Errorf("by an old view: %v", err)
+	}
+	if _, err := write(view, func(r *cluster.Rebuilt) { r.UID = "d" }); err == nil || !strings.Contains(err.Error(), cluster.ErrMismatch.Error()) {
+		t.Errorf("another cluster's: %v", err)
+	}
+	if _, err := write(view, func(r *cluster.Rebuilt) { r.Retired = []ledger.ShardID{"s1"} }); err == nil || !strings.Contains(err.Error(), "not registered") {
+		t.Errorf("without an owner: %v", err)
+	}
+}
