@@ -112,7 +112,7 @@ func TestExaminationsThatNoTestServerMakes(t *testing.T) {
 			t.Errorf("%+v: %v", c.is, err)
 		}
 	}
-	for version, says := range map[int64]string{newest - 1: "shard add", newest: "", newest + 1: "newer saldo"} {
+	for version, says := range map[int64]string{newest - 1: "shard migrate", newest: "", newest + 1: "newer saldo"} {
 		err := (&shard.Examination{Schema: version}).TakesMoves()
 		if (says == "") != (err == nil) || says != "" && !strings.Contains(err.Error(), says) {
 			t.Errorf("a schema of version %d: %v", version, err)

@@ -203,8 +203,8 @@ func TestShardStaysAway(t *testing.T) {
 			b, proxy, direct := throughProxy(t, func(c *shard.Config) {
 				c.RoundTrip, c.Patience, c.LastPatience = 200*time.Millisecond, 100*time.Millisecond, 300*time.Millisecond
 			})
-			b.user("alice", "bob")
-			b.must(add("alice", "fund", 100))
+			direct.user("alice", "bob")
+			direct.must(add("alice", "fund", 100))
 			broken := false
 			proxy.onRequest(func(r request) fault {
 				switch {

@@ -64,4 +64,6 @@ type healthCommand struct {
 	AdminHTTP   string `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address that it serves operators on."`
 }
 
-func (c *healthCommand) Run(ctx context.Context, stdout io.Writer) error { return c.Ask(ctx, c.AdminHTTP, stdout) }
+func (c *healthCommand) Run(ctx context.Context, stdout io.Writer) error {
+	return c.Ask(ctx, c.AdminHTTP, stdout)
+}

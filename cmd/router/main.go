@@ -64,4 +64,6 @@ type healthCommand struct {
 	HTTP        string `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address that it serves on."`
 }
 
-func (c *healthCommand) Run(ctx context.Context, stdout io.Writer) error { return c.Ask(ctx, c.HTTP, stdout) }
+func (c *healthCommand) Run(ctx context.Context, stdout io.Writer) error {
+	return c.Ask(ctx, c.HTTP, stdout)
+}

@@ -66,7 +66,7 @@ func cleanEnv(more ...string) []string {
 		}
 	}
 	env = append(env, "SALDO_ADMIN_HTTP=127.0.0.1:0") // many coordinators run here
-	env = append(env, "GORACE=atexit_sleep_ms=0") // otherwise each program takes a second to end
+	env = append(env, "GORACE=atexit_sleep_ms=0")     // otherwise each program takes a second to end
 	if dir := os.Getenv("SALDO_POSTGRES_BIN"); dir != "" {
 		env = append(env, "SALDO_POSTGRES_BIN="+dir)
 	}
