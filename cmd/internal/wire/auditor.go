@@ -27,8 +27,12 @@ type auditDesk struct {
 
 // Status implements admin.Auditor.
 func (d *auditDesk) Status() admin.AuditStatus {
-	if status := d.latest.Load(); status != nil {
-		return *status
+	if latest := d.latest.Load(); latest != nil {
+		status := *latest
+		if old := max(10*d.config.Audit, time.Minute); status.State == admin.AuditClean && (status.CompleteAt == nil || time.Since(*status.CompleteAt) > old) {
+			status.State, status.Message = admin.AuditIncomplete, "what is new was not checked on every shard since then: does a coordinator audit?"
+		}
+		return status
 	}
 	return admin.AuditStatus{State: admin.AuditNotRun, Message: "no round of the audit has ended yet"}
 }

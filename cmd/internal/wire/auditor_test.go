@@ -75,3 +75,16 @@ func TestCoordinatorsAudit(t *testing.T) {
 		})
 	}
 }
+
+// What was found last says nothing any more when nobody audits.
+func TestOldAuditIsNotClean(t *testing.T) {
+	t.Parallel()
+	d := &auditDesk{config: Coordinator{Audit: 10 * time.Second}}
+	for age, want := range map[time.Duration]admin.AuditState{30 * time.Second: admin.AuditClean, time.Hour: admin.AuditIncomplete} {
+		at := time.Now().Add(-age)
+		d.latest.Store(&admin.AuditStatus{State: admin.AuditClean, CompleteAt: &at})
+		if got := d.Status().State; got != want {
+			t.Errorf("after %v it is %s", age, got)
+		}
+	}
+}
