@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run development-serve build test test.unit test.integration test.coverage \
+.PHONY: help run development-serve build images images.multi compose.test k8s.test k8s.up k8s.down test test.unit test.integration test.coverage \
 	verify verify.static verify.format verify.vet verify.lint verify.generated bench bench.quick bench.growth bench.allocs bench.allocs.update scale.demo fmt clean
 
 GO ?= go
@@ -17,16 +17,35 @@ TEST = $(GO) test -race -timeout 20m $(TESTFLAGS)
 POSTGRES = SALDO_POSTGRES_BIN="$$(scripts/ensure-postgres)" && export SALDO_POSTGRES_BIN
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' Makefile
 
 
 run: ## run a whole cluster on this machine (SALDO_HTTP, SALDO_DATA, SALDO_SHARDS; ARGS='--shards 5')
 	@$(POSTGRES) && $(GO) build -o bin/saldo ./cmd/saldo && exec bin/saldo dev $(ARGS)
 
-development-serve: run ## the same as run: serves on port 8080
+development-serve: ## run a whole cluster by Docker Compose, in the background: serves on port 8080
+	@scripts/compose-serve
 
 build: ## build bin/saldo, bin/router and bin/coordinator
 	$(GO) build -o bin/ ./cmd/...
+
+images: ## build the container images, tagged with the version and with dev (SALDO_TAG, SALDO_IMAGES, GO_IMAGE)
+	@scripts/images
+
+images.multi: ## build the container images for amd64 and for arm64, by docker's buildx
+	@scripts/images --multi
+
+compose.test: ## prove docker-compose.yml with a real engine: shards killed, cut off, added (6 minutes)
+	@scripts/compose-test
+
+k8s.test: ## prove deploy/k8s on a real Kubernetes: scaled, killed, drained, updated under load (20 minutes, as root)
+	@scripts/k8s-test
+
+k8s.up: ## bring up the Kubernetes that k8s.test uses, and give it the images
+	@scripts/k8s-up && scripts/k8s-images
+
+k8s.down: ## remove it
+	@scripts/k8s-down
 
 
 test: ## run all tests, with the race detector
