@@ -44,10 +44,11 @@ func (s *Snapshot) narrow(ctx context.Context) error {
 	if err := s.conn.QueryRow(ctx, momentStatement).Scan(&s.mark.System, &s.mark.Snapshot, &s.mark.LSN); err != nil {
 		return fmt.Errorf("take a mark: %w", err)
 	}
+	// The slots are written out: a look-up of them in each statement would keep the planner from the index on tx.
 	since := s.part.Since
 	switch {
 	case since == nil:
-		s.scope = answersFor + " and slot = any(" + slotsLiteral(s.part.Slots) + ")"
+		s.scope = "slot = any(" + slotsLiteral(s.answered(s.part.Slots.Contains)) + ")"
 		return nil
 	case since.Snapshot == "":
 		s.scope = "false" // nothing has happened since now
@@ -56,20 +57,20 @@ func (s *Snapshot) narrow(ctx context.Context) error {
 	if err := s.remembers(ctx, *since); err != nil {
 		return err
 	}
-	stable := make(placement.SlotSet, 0, len(s.mark.Slots))
+	// The index on tx is the one to use, so the condition on the slot is put such that no other can be.
+	s.scope = unseenBy(since.Snapshot, "tx") + " and (slot = any(" + slotsLiteral(s.answered(s.shows)) + ")) is true"
+	return nil
+}
+
+// answered returns the slots that the shard answers for and that are wanted.
+func (s *Snapshot) answered(wanted func(ledger.Slot) bool) placement.SlotSet {
+	slots := make(placement.SlotSet, 0, len(s.mark.Slots))
 	for slot := range ledger.Slot(placement.Slots) {
-		if s.shows(slot) {
-			stable = append(stable, slot)
+		if _, ok := s.mark.Slots[slot]; ok && wanted(slot) {
+			slots = append(slots, slot)
 		}
 	}
-	// The index on tx is the one to use, so the condition on the slot is put such that no other can be.
-	s.scope = unseenBy(since.Snapshot, "tx")
-	if len(stable) == len(s.mark.Slots) {
-		s.scope += " and " + answersFor
-	} else {
-		s.scope += " and (slot = any(" + slotsLiteral(stable) + ")) is true"
-	}
-	return nil
+	return slots
 }
 
 // remembers returns audit.ErrMarkLost unless the server is the one that the mark was taken of and has lost nothing since.
@@ -170,10 +171,18 @@ where fresh
 const recentAccountsStatement = `
 select latest.user_id, latest.currency, latest.version, latest.balance, a.version, a.balance, u.id is not null
 from (
-    select distinct on (slot, user_id, currency) slot, user_id, currency, version, balance
+    select slot, user_id, currency
     from entries
     where ` + answersFor + `
-    order by slot, user_id, currency, version desc
+    group by slot, user_id, currency
+    offset 0
+) touched
+cross join lateral (
+    select *
+    from entries e
+    where e.slot = touched.slot and e.user_id = touched.user_id and e.currency = touched.currency
+    order by version desc
+    limit 1
 ) latest
 left join lateral (
     select *

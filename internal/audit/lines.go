@@ -147,7 +147,7 @@ func lineID(line Line) string { return line.String() + " start" }
 // badLine reports a line that is called for too often, or shown too often.
 func (r *run) badLine(shard ledger.ShardID, line Line, n int64) {
 	what := fmt.Sprintf("entry of %+d %s for %s", line.Amount, line.Currency, line.Payee)
-	v := Violation{Shard: shard, ID: lineID(line), Problem: "it lacks its " + what}
+	v := Violation{Shard: shard, ID: lineID(line), Line: true, Problem: "it lacks its " + what}
 	if n < 0 {
 		v.Problem = fmt.Sprintf("there is an %s that it does not call for", what)
 	}

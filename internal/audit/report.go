@@ -18,6 +18,7 @@ type Report struct {
 	Seconds   float64       `json:"seconds"` // that it took
 	Checks    []Check       `json:"checks"`
 	Shards    []ShardReport `json:"shards"`
+	Waited    time.Duration `json:"-"` // of these, for what was in doubt
 	// Partial is set if the sums of a shard are missing: Totals and Pending are of the others, and InTransit is what their
 	// @transit sides sum to, which may be negative.
 	Partial bool `json:"partial"`
@@ -70,6 +71,7 @@ type Violation struct {
 	//	a sum          "USD"
 	ID      string `json:"id"`
 	Problem string `json:"problem"`
+	Line    bool   `json:"-"` // it is of a local transfer's payee: see Lines
 }
 
 // ShardReport is one shard's counts and sums.

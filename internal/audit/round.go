@@ -113,7 +113,7 @@ func (r *run) take(ctx context.Context, view View, earlier *round, known []doubt
 		if len(stayed) > 0 {
 			r.progress("taking the snapshots again because of %d doubts about ownership", len(stayed))
 		}
-		pause(ctx, r.options.Pause)
+		r.pause(ctx)
 		next, err := r.world.View(ctx)
 		if err != nil {
 			r.gap(CheckSlots, fmt.Sprintf("ownership was in doubt, and the map could not be read again: %v", err))

@@ -32,6 +32,6 @@ func settle[S any](
 			gap("their slots did not settle, or their shards could not be read")
 			return
 		}
-		pause(ctx, r.options.Pause)
+		r.pause(ctx)
 	}
 }

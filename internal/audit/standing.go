@@ -166,9 +166,12 @@ func closeAll(snapshots map[ledger.ShardID]Snapshot) {
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
+// pause waits before what is in doubt is looked at again.
+func (r *run) pause(ctx context.Context) {
+	begun := time.Now()
 	select {
-	case <-time.After(d):
+	case <-time.After(r.options.Pause):
 	case <-ctx.Done():
 	}
+	r.report.Waited += time.Since(begun)
 }

@@ -27,6 +27,7 @@ type Books interface {
 type Config struct {
 	Interval time.Duration // between the beginnings of two rounds, at least; default 10 s
 	Share    float64       // of the time, which rounds may take; default 0.05
+	Limit    time.Duration // of a round; default 15 min
 	Step     time.Duration // that a step of the sweep should take; default 1 s
 	Audit    audit.Options // of each round
 	Shown    int           // findings that are kept; default 100
@@ -37,6 +38,7 @@ type Config struct {
 func (c *Config) setDefaults() {
 	c.Interval = cmp.Or(c.Interval, 10*time.Second)
 	c.Share = cmp.Or(c.Share, 0.05)
+	c.Limit = cmp.Or(c.Limit, 15*time.Minute)
 	c.Step = cmp.Or(c.Step, time.Second)
 	c.Shown = cmp.Or(c.Shown, 100)
 }
@@ -48,8 +50,10 @@ type Auditor struct {
 	log    *slog.Logger
 
 	// Used by Run alone.
-	marks map[ledger.ShardID]audit.Mark
-	sweep sweep
+	marks  map[ledger.ShardID]audit.Mark
+	held   int           // rounds for which the marks have stayed where they are
+	waited time.Duration // in the round, for what was in doubt
+	sweep  sweep
 
 	mu       sync.Mutex // guards what follows
 	findings findings
@@ -72,7 +76,7 @@ func (a *Auditor) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		begun := time.Now()
 		a.Round(ctx)
-		took := time.Since(begun)
+		took := time.Since(begun) - a.waited
 		rest := max(a.config.Interval-took, time.Duration(float64(took)*(1/a.config.Share-1)))
 		select {
 		case <-time.After(rest):
@@ -84,11 +88,17 @@ func (a *Auditor) Run(ctx context.Context) {
 // Round audits what is new and a few slots.
 func (a *Auditor) Round(ctx context.Context) {
 	begun := time.Now()
-	if a.recent(ctx) {
-		a.sweepOn(ctx)
+	a.waited = 0
+	limited, cancel := context.WithTimeout(ctx, a.config.Limit) // a shard may hang, and its connection stay
+	defer cancel()
+	if a.recent(limited) {
+		a.sweepOn(limited)
 	}
 	if ctx.Err() != nil {
 		return
+	}
+	if limited.Err() != nil {
+		a.fail(fmt.Errorf("the round was given up after %v: a shard hangs, or there is more than can be read in that time", a.config.Limit))
 	}
 	a.update(func(s *Status) { s.Took = time.Since(begun) })
 	if a.config.Ended != nil {
@@ -124,8 +134,19 @@ func (a *Auditor) recent(ctx context.Context) bool {
 		}
 		return false
 	}
+	a.waited += report.Waited
+	began := len(a.marks) > 0
+	// What could not be joined, since a shard was away, is read again; but not for ever.
+	hold := !joined(report) && a.held < maxHeld
+	if a.held++; !hold {
+		a.held = 0
+	}
 	for id, mark := range latest {
-		if before, ok := a.marks[id]; ok {
+		before, ok := a.marks[id]
+		if ok && hold {
+			continue
+		}
+		if ok {
 			for slot, epoch := range mark.Slots {
 				if before.Slots[slot] != epoch {
 					a.sweep.first(slot)
@@ -139,7 +160,23 @@ func (a *Auditor) recent(ctx context.Context) bool {
 			delete(a.marks, id)
 		}
 	}
+	if !began {
+		gaps = append(gaps, "the first round only remembers where each shard is")
+	}
 	a.learn(report, true, gaps)
+	return true
+}
+
+// maxHeld bounds for how many rounds what is new is read again because it could not be joined. After that the sweep has it.
+const maxHeld = 30
+
+// joined tells whether what is new could be joined over the shards.
+func joined(report *audit.Report) bool {
+	for _, name := range []audit.Name{audit.CheckCredits, audit.CheckEnds, audit.CheckOperations} {
+		if len(report.Check(name).Gaps) > 0 {
+			return false
+		}
+	}
 	return true
 }
 
@@ -166,8 +203,9 @@ func (a *Auditor) sweepOn(ctx context.Context) {
 		}
 		return
 	}
+	a.waited += report.Waited
 	a.learn(report, false, nil)
-	if a.sweep.done(report.Verdict != audit.Incomplete, time.Since(begun), a.config.Step) {
+	if a.sweep.done(complete(report), time.Since(begun)-report.Waited, a.config.Step) {
 		a.update(func(s *Status) {
 			a.findings.turn()
 			s.Sweeps++

@@ -19,21 +19,28 @@
 // A mark is a snapshot of a server. If that was promoted, restored or has lost its latest transactions in a crash, the mark is lost:
 // the shard goes on from now, and what was between is left to the sweep. (A server that has crashed may give out again the
 // numbers of transactions that came to nothing. Rows of such transactions look old to recent: the sweep reads them as well.)
+// Marks are not handed on either: what was committed between the last round of one coordinator and the first one of the next
+// is the sweep's, and so is a saga whose slot moves while it is pending.
+//
+// While a shard is away, what could not be joined with it is read again when it is back: the marks stay, for half an hour of
+// rounds at most.
 //
 // # What is left out
 //
 // No sums: of a part they mean nothing. That the books sum to zero follows from each operation being balanced and each
 // account being the sum of its entries. The payee's entry of a local transfer is joined with its operation when it is new,
-// not by the sweep. Both are what `saldo audit`, which reads everything at once, checks beside.
+// not by the sweep; nor are rows in slots that no shard answers for. These are what `saldo audit`, which reads everything at
+// once, checks beside.
 //
 // # What is known to be wrong
 //
 // A finding is kept as long as it is seen, and logged once, as an error. One about rows is forgotten when the sweep has gone
-// round twice without it; one about ownership when a round has not seen it. Nothing is kept beyond the process: whoever is
-// elected next finds it again.
+// round twice without it; one about ownership when a complete round has not seen it. One that only recent can see stays: when
+// it was dealt with, have another coordinator audit. Nothing is kept beyond the process: whoever is elected next finds again
+// what the sweep can see.
 //
 // # What it costs
 //
-// A round that took t is followed by a pause of t × (1/Share - 1) at least. If more is written than can be read in this time,
+// A round that took t, not counting what it waited for slots to settle, is followed by a pause of t × (1/Share - 1) at least. If more is written than can be read in this time,
 // the marks stay behind, which Status tells: nothing is left out, it is only read later.
 package auditor

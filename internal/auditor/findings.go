@@ -3,6 +3,7 @@ package auditor
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/audit"
@@ -32,12 +33,27 @@ type key struct {
 
 type finding struct {
 	Finding
-	turn int // in which it was seen last
+	turn  int  // in which it was seen last
+	swept bool // the sweep has seen it, so it would again
 }
 
 // standing tells whether a check is about what shards say they are, which each round looks at, and not about rows.
 func standing(check audit.Name) bool {
 	return check == audit.CheckIdentity || check == audit.CheckSlots || check == audit.CheckMoves
+}
+
+// noDigit leaves out what of a problem changes while it stays the same one.
+func noDigit(r rune) rune {
+	if r >= '0' && r <= '9' {
+		return -1
+	}
+	return r
+}
+
+// complete tells whether a round has judged everything, whatever it has found.
+func complete(report *audit.Report) bool {
+	return !slices.ContainsFunc(report.Checks, func(c audit.Check) bool { return len(c.Gaps) > 0 }) &&
+		!slices.ContainsFunc(report.Shards, func(s audit.ShardReport) bool { return s.Error != "" })
 }
 
 // see takes in a report, and returns what was not known.
@@ -47,19 +63,19 @@ func (f *findings) see(report *audit.Report, recent bool, now time.Time) (fresh 
 	}
 	for _, check := range report.Checks {
 		for _, v := range check.Violations {
-			k := key{check.Name, string(v.Shard), v.ID, v.Problem}
+			k := key{check.Name, string(v.Shard), v.ID, strings.Map(noDigit, v.Problem)}
 			if seen, ok := f.known[k]; ok {
-				seen.Last, seen.turn = now, f.turns
+				seen.Last, seen.turn, seen.swept = now, f.turns, seen.swept || !recent
 				continue
 			}
-			if len(f.known) >= f.shown {
-				continue
+			found := Finding{check.Name, v, now, now}
+			fresh = append(fresh, found)
+			if len(f.known) < f.shown {
+				f.known[k] = &finding{found, f.turns, !recent}
 			}
-			f.known[k] = &finding{Finding{check.Name, v, now, now}, f.turns}
-			fresh = append(fresh, f.known[k].Finding)
 		}
 	}
-	if recent && report.Verdict != audit.Incomplete {
+	if recent && complete(report) {
 		for k, seen := range f.known {
 			if standing(k.check) && seen.Last.Before(now) {
 				delete(f.known, k)
@@ -72,7 +88,8 @@ func (f *findings) see(report *audit.Report, recent bool, now time.Time) (fresh 
 // turn says that the sweep has gone round: what it has not seen in all of the time is not there any more.
 func (f *findings) turn() {
 	for k, seen := range f.known {
-		if !standing(k.check) && seen.turn < f.turns {
+		// What a sweep does not look at, the payee's entry of a local transfer, stays until somebody looks.
+		if !standing(k.check) && seen.turn < f.turns && (seen.swept || !seen.Line) {
 			delete(f.known, k)
 		}
 	}

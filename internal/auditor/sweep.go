@@ -44,6 +44,9 @@ func (s *sweep) done(complete bool, took, should time.Duration) (round bool) {
 	if complete {
 		s.urgent = slices.DeleteFunc(s.urgent, func(slot ledger.Slot) bool { return slices.Contains(s.step, slot) })
 	}
+	if n := min(len(s.urgent), max(s.size/2, 1)); !complete { // others are not kept waiting by those of a shard that is away
+		s.urgent = append(s.urgent[n:len(s.urgent):len(s.urgent)], s.urgent[:n]...)
+	}
 	s.gaps = s.gaps || !complete
 	switch {
 	case took < should/2:
