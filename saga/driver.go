@@ -219,8 +219,8 @@ func (d *Driver) read(ctx context.Context, after Cursor, before int64) (Page, er
 
 // alarm tells a person, and leaves the saga alone until the next sweep. The caller holds d.mu.
 func (d *Driver) alarm(r *run) {
-	d.log.ErrorContext(r.traced(), "a saga's durable outcomes contradict each other",
-		"initiator", r.Initiator, "tx_id", r.TxID, "state", r.state.Phase)
+	log := d.log.With("initiator", r.Initiator, "tx_id", r.TxID) // each is told, not one for all
+	log.ErrorContext(r.traced(), "a saga's durable outcomes contradict each other", "state", r.state.Phase)
 	d.metrics.contradictions.Add(1)
 	d.alarmed[r.Identity] = struct{}{}
 }

@@ -1,14 +1,17 @@
 package saga_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
+	"github.com/saldo-ledger/saldo/internal/telemetry"
 	"github.com/saldo-ledger/saldo/saga"
 )
 
@@ -406,6 +409,33 @@ func TestContradictionIsToldOncePerSweep(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Each is told, though the log does not repeat itself.
+func TestEveryContradictionIsTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.user("payee", "a")
+		ids := w.open(slices.Repeat([]ledger.UserID{"payee"}, 30)...)
+		w.mu.Lock()
+		for _, p := range w.queue {
+			w.apply("home", ledger.Operation{Transfer: p.Transfer, Step: ledger.StepRefund, Cause: ledger.PayeeNotFound})
+		}
+		w.mu.Unlock()
+		log, err := telemetry.NewLogger(w, "text", "info")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		saga.NewDriver(w, w, saga.Config{Poll: often, Handover: -1}, log.With("home", "home")).Run(ctx)
+		for _, id := range ids {
+			if n := w.told(fmt.Sprintf("contradict each other\" home=home initiator=%s tx_id=%s ", id.Initiator, id.TxID)); n != 1 {
+				t.Errorf("%v is told %d times", id, n)
+			}
+		}
+	})
 }
 
 func TestOldSagaIsToldToAPerson(t *testing.T) {

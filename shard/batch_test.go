@@ -1,6 +1,7 @@
 package shard_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/telemetry"
 	"github.com/saldo-ledger/saldo/saga"
 	"github.com/saldo-ledger/saldo/shard"
 )
@@ -59,6 +61,45 @@ func TestPoisonedOperation(t *testing.T) {
 		t.Errorf("balances %d and %d", b.balance("alice"), b.balance("bob"))
 	}
 	b.mustBeSound()
+}
+
+// Each is told, by name, though the log does not repeat itself.
+func TestEveryPoisonedOperationIsTold(t *testing.T) {
+	t.Parallel()
+	b := open(t)
+	b.user("alice", "bob")
+	b.must(add("alice", "fund", 1000))
+	b.alter(`create function saldo.poison() returns trigger language plpgsql as $$ begin raise exception 'poison'; end $$`,
+		`create trigger poison before insert on saldo.operations for each row execute function saldo.poison()`,
+		`create trigger poison before insert on saldo.users for each row execute function saldo.poison()`)
+	var lines bytes.Buffer // of one writer, which is gone when they are read
+	log, err := telemetry.NewLogger(&lines, "text", "info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := shard.Open(shard.Config{Cluster: cluster, ID: "s1", DSN: b.dsn, Writers: 1}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 10 {
+		op := pay("alice", fmt.Sprintf("<t%d>", i), "bob", 1)
+		if _, err := s.Submit(t.Context(), op, b.holds(op)...); err == nil {
+			t.Errorf("%d is stored", i)
+		}
+	}
+	if _, _, err := s.CreateUser(t.Context(), ledger.User{ID: "carol", Name: "Carol"}, b.hold("carol")); err == nil {
+		t.Error("a user is stored")
+	}
+	s.Close()
+	said := lines.String()
+	for i := range 10 {
+		if n := strings.Count(said, fmt.Sprintf(`cannot be stored" shard=s1 initiator=alice tx_id=<t%d> `, i)); n != 1 {
+			t.Errorf("%d is told %d times", i, n)
+		}
+	}
+	if !strings.Contains(said, `cannot be stored" shard=s1 user=carol `) {
+		t.Errorf("of the user it is not told:\n%s", said)
+	}
 }
 
 // What passes by itself is tried again: the callers see outcomes only.

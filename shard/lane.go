@@ -73,6 +73,18 @@ type wish struct {
 	user *ledger.User     // to be created
 }
 
+// name is what a log says of a wish.
+func (w *wish) name() []any {
+	id := w.end
+	switch {
+	case w.user != nil:
+		return []any{"user", w.user.ID}
+	case w.op != nil:
+		id = &w.op.Identity
+	}
+	return []any{"initiator", id.Initiator, "tx_id", id.TxID}
+}
+
 type answer struct {
 	result  ledger.Result    // to op
 	state   ledger.SagaState // to end

@@ -134,7 +134,7 @@ func (w *writer) split(items []*item, err error) {
 		w.settle(items[half:])
 		return
 	}
-	w.lane.log.Error("an operation cannot be stored", "error", err)
+	w.lane.log.With(items[0].name()...).Error("an operation cannot be stored", "error", err) // each is told, not one for all
 	failAll(items, fmt.Errorf("shard %s: %w", w.lane.config.ID, err))
 }
 

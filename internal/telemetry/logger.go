@@ -14,7 +14,8 @@ import (
 
 // NewLogger returns a logger that writes to w: format is "text" or "json", level one of debug, info, warn, error. Lines that
 // are said with a context whose request is traced have its trace_id and span_id. The same warning or error is said a few
-// times and then once a minute, with "untold", the number of times that it was not.
+// times and then once a minute, with "untold", the number of times that it was not. Lines are the same if they have the same
+// message and are about the same: what their logger was made With, and a few other attributes.
 //
 // What is logged as an error, an operator must look at, and it goes further: see OnError.
 func NewLogger(w io.Writer, format, level string, onError ...OnError) (*slog.Logger, error) {
@@ -52,7 +53,7 @@ func (h *handler) Enabled(ctx context.Context, level slog.Level) bool {
 func (h *handler) Handle(ctx context.Context, r slog.Record) error {
 	r = r.Clone()
 	if r.Level >= slog.LevelWarn {
-		ok, untold := h.limit.say(h.about+"|"+r.Message+aboutOf(r), time.Now())
+		ok, untold := h.limit.say(r.Message, h.about+aboutOf(r), time.Now())
 		if !ok {
 			return nil
 		}
@@ -74,7 +75,7 @@ func (h *handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	with := *h
 	with.next, with.attrs = h.next.WithAttrs(attrs), append(slices.Clip(h.attrs), attrs...)
 	for _, attr := range attrs {
-		with.about += "|" + attr.Value.String()
+		with.about += "|" + attr.String()
 	}
 	return &with
 }
@@ -95,12 +96,13 @@ func has(r slog.Record, key string) (found bool) {
 	return found
 }
 
-// aboutOf is what makes lines with one message different: what they are about, of which there are few.
+// aboutOf is what makes lines with one message different: what they are about, of which there are few. The transfer of a line
+// is not among it, as all may fail for one reason; a line about money, which each transfer must have, has a logger With it.
 func aboutOf(r slog.Record) string {
 	var about strings.Builder
 	r.Attrs(func(attr slog.Attr) bool {
-		if slices.Contains([]string{"shard", "home", "move"}, attr.Key) {
-			about.WriteString("|" + attr.Value.String())
+		if slices.Contains([]string{"shard", "home", "move", "check", "id"}, attr.Key) {
+			about.WriteString("|" + attr.String())
 		}
 		return true
 	})

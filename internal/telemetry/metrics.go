@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -35,7 +36,8 @@ func (t *Telemetry) startMetrics(ctx context.Context, about *resource.Resource) 
 	t.shutdown = append(t.shutdown, provider.Shutdown)
 	t.Metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{
 		EnableOpenMetrics: true, // traces' ids need it
-		ErrorHandling:     promhttp.ContinueOnError, MaxRequestsInFlight: 4,
+		ErrorHandling:     promhttp.ContinueOnError, MaxRequestsInFlight: 16,
+		Timeout: 10 * time.Second, // and with one, who reads slowly is not in flight: the answer is complete before it is sent
 	})
 	return nil
 }

@@ -3,8 +3,10 @@ package telemetry_test
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +15,35 @@ import (
 	"github.com/saldo-ledger/saldo/internal/meter"
 	"github.com/saldo-ledger/saldo/internal/telemetry/telemetrytest"
 )
+
+// slow is a client that does not take its answer.
+type slow struct {
+	*httptest.ResponseRecorder
+	take chan struct{}
+}
+
+func (s slow) Write(b []byte) (int, error) {
+	<-s.take
+	return s.ResponseRecorder.Write(b)
+}
+
+func TestSlowReadersOfMetricsKeepNobodyOut(t *testing.T) {
+	running := start(t, slog.New(slog.DiscardHandler))
+	read := func(w http.ResponseWriter) { running.Metrics.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil)) }
+	take := make(chan struct{})
+	var readers sync.WaitGroup
+	for range 20 {
+		readers.Go(func() { read(slow{httptest.NewRecorder(), take}) })
+	}
+	time.Sleep(300 * time.Millisecond)
+	answer := httptest.NewRecorder()
+	read(answer)
+	if answer.Code != http.StatusOK || !strings.Contains(answer.Body.String(), "go_goroutines") {
+		t.Errorf("Prometheus is answered %d %s", answer.Code, answer.Body)
+	}
+	close(take)
+	readers.Wait()
+}
 
 // The same instrument is read by Prometheus, by its own naming and with a trace as an example, and sent by OTLP.
 func TestMetricsGoBothWays(t *testing.T) {

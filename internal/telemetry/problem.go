@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/contrib/bridges/otelslog"
@@ -25,7 +26,7 @@ import (
 // environment says where logs go. Those of a request, and panics, are events of spans besides.
 type OnError func(ctx context.Context, problem Problem)
 
-// Problem is an unexpected error.
+// Problem is an unexpected error, with all that its line in the log says: users' ids and amounts may be among it.
 type Problem struct {
 	At         time.Time
 	Message    string // of the log line, the same for all problems of a kind
@@ -63,7 +64,10 @@ func (h *handler) passOn(ctx context.Context, r slog.Record) {
 	}
 }
 
-// collect sends a problem to where OpenTelemetry's logs go.
+// private are attributes that stay in the log, as in package tracing: they name users, or quote what was found in accounts.
+var private = []string{"initiator", "user", "id", "problem"}
+
+// collect sends a problem to where OpenTelemetry's logs go, without who and how much.
 func collect(ctx context.Context, p Problem) {
 	collector := otelslog.NewHandler("github.com/saldo-ledger/saldo")
 	if !collector.Enabled(ctx, slog.LevelError) {
@@ -71,13 +75,18 @@ func collect(ctx context.Context, p Problem) {
 	}
 	record := slog.NewRecord(p.At, slog.LevelError, p.Message, 0)
 	for _, attr := range p.Attributes {
-		if attr.Key != "error" && attr.Key != traceIDKey && attr.Key != "span_id" { // the record has them in its own way
+		if attr.Key == "error" || attr.Key == traceIDKey || attr.Key == "span_id" { // the record has them in its own way
+			continue
+		}
+		if err, ok := attr.Value.Any().(error); ok {
+			record.AddAttrs(slog.String(attr.Key, tracing.Text(err)))
+		} else if !slices.Contains(private, attr.Key) {
 			record.AddAttrs(slog.String(attr.Key, attr.Value.String()))
 		}
 	}
 	if p.Error != nil {
 		record.AddAttrs(slog.String(string(semconv.ExceptionTypeKey), tracing.Kind(p.Error)),
-			slog.String(string(semconv.ExceptionMessageKey), p.Error.Error()))
+			slog.String(string(semconv.ExceptionMessageKey), tracing.Text(p.Error)))
 	}
 	if p.Stack != "" {
 		record.AddAttrs(slog.String(string(semconv.ExceptionStacktraceKey), p.Stack))

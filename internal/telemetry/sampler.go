@@ -48,6 +48,27 @@ func (s sampler) Description() string { return "Saldo{" + s.head.Description() +
 // something, and a price that does not grow with the load.
 const usualTraces = 20
 
+// callersTraces is how many requests a second are kept since their callers say so: who may pay may not fill the collector.
+const callersTraces = 200
+
+// asCallersChoose asks root about traces that begin here. Of requests whose callers have chosen their traces only so many are
+// kept. A saga follows what was decided about its request, as everything below does.
+func asCallersChoose(root sdktrace.Sampler) sdktrace.Sampler {
+	return sdktrace.ParentBased(root, sdktrace.WithRemoteParentSampled(requests{&perSecond{most: callersTraces}}))
+}
+
+// requests asks a sampler about requests, and keeps everything else.
+type requests struct{ sdktrace.Sampler }
+
+func (r requests) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingResult {
+	if p.Kind != trace.SpanKindServer {
+		return sdktrace.AlwaysSample().ShouldSample(p)
+	}
+	return r.Sampler.ShouldSample(p)
+}
+
+func (r requests) Description() string { return "Requests{" + r.Sampler.Description() + "}" }
+
 // headSampler reads OpenTelemetry's standard environment.
 func headSampler() (sdktrace.Sampler, error) {
 	name, arg := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_TRACES_SAMPLER"))), strings.TrimSpace(os.Getenv("OTEL_TRACES_SAMPLER_ARG"))
@@ -60,7 +81,7 @@ func headSampler() (sdktrace.Sampler, error) {
 	}
 	switch name {
 	case "":
-		return sdktrace.ParentBased(&perSecond{most: usualTraces}), nil
+		return asCallersChoose(&perSecond{most: usualTraces}), nil
 	case "always_on":
 		return sdktrace.AlwaysSample(), nil
 	case "always_off":
@@ -70,9 +91,9 @@ func headSampler() (sdktrace.Sampler, error) {
 	case "parentbased_always_on":
 		return sdktrace.ParentBased(sdktrace.AlwaysSample()), nil
 	case "parentbased_always_off":
-		return sdktrace.ParentBased(sdktrace.NeverSample()), nil
+		return asCallersChoose(sdktrace.NeverSample()), nil
 	case "parentbased_traceidratio":
-		return sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio)), nil
+		return asCallersChoose(sdktrace.TraceIDRatioBased(ratio)), nil
 	}
 	return nil, fmt.Errorf("OTEL_TRACES_SAMPLER is %q: say always_on, always_off, traceidratio, or one of these with parentbased_ "+
 		"before it", name)

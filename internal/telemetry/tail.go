@@ -19,7 +19,8 @@ import (
 // a router and a coordinator may each keep their part of a transfer that went wrong, and a part where all went well is not
 // kept. (The head's choice, in contrast, goes with the trace everywhere.)
 //
-// Everything is bounded: traces that are open, spans that wait for the end of theirs, and traces that are kept in a second.
+// Everything is bounded: traces that are open, spans that wait for the end of theirs, traces that are kept in a second, and
+// spans of a trace that is kept. A client may give all its requests one trace, which then has no end here.
 type tail struct {
 	next sdktrace.SpanProcessor
 	slow time.Duration
@@ -33,17 +34,19 @@ type tail struct {
 
 // part is what this process does of a trace.
 type part struct {
-	tops  int // spans under way whose parents are elsewhere, or that have none
-	spans []sdktrace.ReadOnlySpan
-	worth bool // of being kept
+	tops  int                     // spans under way whose parents are elsewhere, or that have none
+	spans []sdktrace.ReadOnlySpan // that wait until it is known whether they are kept
+	worth bool                    // of being kept
 	kept  bool
+	gone  int // spans that were kept
 }
 
 const (
 	mostOpen     = 16384 // parts
-	mostHeld     = 16384 // spans
-	mostHeldEach = 64    // spans of a part; beyond, the first ones are, and those at the top
+	mostHeld     = 16384 // spans; as many again if they are at the top
+	mostHeldEach = 64    // spans of a part, the first ones; as many again if they are at the top
 	mostKept     = 50    // parts in a second: in an outage one is like another
+	mostKeptEach = 1024  // spans of a part
 )
 
 func newTail(next sdktrace.SpanProcessor, slow time.Duration, drop func(n int, why string)) *tail {
@@ -93,12 +96,21 @@ func (t *tail) end(s sdktrace.ReadOnlySpan) (keep []sdktrace.ReadOnlySpan) {
 		return nil // it has outlived its trace, or came when there was no room
 	}
 	t.judge(p, worth)
+	room := 1
+	if top {
+		room = 2
+	}
 	switch {
-	case p.kept:
+	case p.worth:
 		keep = append(p.spans, s)
 		t.held -= len(p.spans)
 		p.spans = nil
-	case top || len(p.spans) < mostHeldEach && t.held < mostHeld:
+		if !p.kept || p.gone+len(keep) > mostKeptEach {
+			t.drop(len(keep), "too many")
+			keep = nil
+		}
+		p.gone += len(keep)
+	case len(p.spans) < room*mostHeldEach && t.held < room*mostHeld:
 		p.spans = append(p.spans, s)
 		t.held++
 	}
@@ -106,9 +118,6 @@ func (t *tail) end(s sdktrace.ReadOnlySpan) (keep []sdktrace.ReadOnlySpan) {
 		p.tops--
 	}
 	if p.tops == 0 {
-		if p.worth && !p.kept {
-			t.drop(len(p.spans), "too many")
-		}
 		t.held -= len(p.spans)
 		delete(t.open, id)
 	}

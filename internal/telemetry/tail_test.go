@@ -205,6 +205,64 @@ func TestTailIsBounded(t *testing.T) {
 	}
 }
 
+// A client may give all its requests one trace, of which one is always under way.
+func TestTailOfATraceWithoutEnd(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		n       int // requests
+		others  int // parts worth keeping in this second
+		fails   bool
+		most    int // spans of the trace that are kept
+		dropped bool
+	}{
+		{"all is well", 200_000, 0, false, 0, false},
+		{"one fails", 20_000, 0, true, mostKeptEach, true},
+		{"one fails in an outage", 20_000, 1000 * mostKept, true, 0, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			to := newTraced(t, time.Minute)
+			to.tail.keep.second, to.tail.keep.taken = time.Now().Unix(), c.others
+			_, last := to.Start(remote(1, 0), "request")
+			if c.fails {
+				tracing.Fail(last, errors.New("no"))
+			}
+			for range c.n {
+				ctx, next := to.Start(remote(1, 0), "request")
+				_, part := to.Start(ctx, "part")
+				part.End()
+				last.End()
+				last = next
+			}
+			if got := to.tail.held; got > 2*mostHeldEach || len(to.tail.open) != 1 {
+				t.Errorf("%d spans of %d traces are held", got, len(to.tail.open))
+			}
+			if got := len(to.names()); got > c.most || c.most > 0 && got < c.most-2*mostHeldEach {
+				t.Errorf("%d spans are kept", got)
+			}
+			if got := to.dropped["too many"]; c.dropped != (got > c.n) {
+				t.Errorf("%d are dropped", got)
+			}
+
+			before := len(to.names())
+			to.tail.keep.second = 0 // another second
+			ctx, top := to.Start(context.Background(), "another")
+			_, part := to.Start(ctx, "its part")
+			part.End()
+			tracing.Fail(top, errors.New("no"))
+			top.End()
+			if got := to.names()[before:]; !slices.Equal(got, []string{"its part", "another"}) {
+				t.Errorf("of another trace %v is kept", got)
+			}
+			last.End()
+			if to.tail.held != 0 || len(to.tail.open) != 0 {
+				t.Errorf("%d spans of %d traces stay", to.tail.held, len(to.tail.open))
+			}
+		})
+	}
+}
+
 func TestTailInParallel(t *testing.T) {
 	t.Parallel()
 	to := newTraced(t, time.Minute)

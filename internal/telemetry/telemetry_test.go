@@ -105,6 +105,85 @@ func TestHeadSampler(t *testing.T) {
 	}
 }
 
+// A client may choose its traces, but not all that there are.
+func TestTracesThatCallersChoose(t *testing.T) {
+	for env, bounded := range map[string]bool{
+		"": true, "parentbased_traceidratio": true, "parentbased_always_off": true, "parentbased_always_on": false, "always_on": false,
+	} {
+		t.Run(env, func(t *testing.T) {
+			collector := telemetrytest.Start(t)
+			running := start(t, nil, append(collector.Env(), "OTEL_TRACES_SAMPLER="+env, "OTEL_BSP_MAX_QUEUE_SIZE=10000")...)
+			tracer := tracing.Tracer("test")
+			caller := trace.ContextWithRemoteSpanContext(context.Background(), trace.NewSpanContext(trace.SpanContextConfig{
+				TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled,
+			}))
+			begun := time.Now()
+			for range 2000 {
+				ctx, span := tracer.Start(caller, "request", trace.WithSpanKind(trace.SpanKindServer))
+				if _, part := tracer.Start(ctx, "part"); part.SpanContext().IsSampled() != span.SpanContext().IsSampled() {
+					t.Fatal("a part is not decided about as its request")
+				}
+				span.End()
+			}
+			seconds := int(time.Since(begun)/time.Second) + 2
+			_, saga := tracer.Start(caller, tracing.SagaSpan)
+			saga.End()
+			_, failed := tracer.Start(caller, "a request that fails", trace.WithSpanKind(trace.SpanKindServer))
+			tracing.Fail(failed, errors.New("no"))
+			failed.End()
+			if err := running.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			got := make(map[string]int)
+			for _, s := range collector.Spans() {
+				got[s.Name]++
+			}
+			if n := got["request"]; bounded && (n < 200 || n > 200*seconds) || !bounded && n != 2000 {
+				t.Errorf("%d of 2000 requests are kept", n)
+			}
+			if got[tracing.SagaSpan] != 1 || got["a request that fails"] != 1 {
+				t.Errorf("beyond what callers may choose, these are kept: %v", got)
+			}
+		})
+	}
+}
+
+// The log may say who and how much; what leaves this machine does not.
+func TestProblemsNameNobody(t *testing.T) {
+	collector := telemetrytest.Start(t)
+	var lines bytes.Buffer
+	log, err := telemetry.NewLogger(&lines, "text", "info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := start(t, log, collector.Env()...)
+	impossible := fmt.Errorf("%w: refund of saga canary/t1", ledger.ErrImpossible)
+	log.With("initiator", "canary", "tx_id", "t1").Error("told of a transfer", "error", impossible, "cause", impossible)
+	log.With("user", "canary").Error("told of a user", "initiator", "canary")
+	log.Error("the books are wrong", "check", "balances", "shard", "s1", "id", "canary", "problem", "canary has 5")
+	log.Error("the keys make no sense", "problem", errors.New("no such key"))
+	if err := running.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if said := fmt.Sprint(collector.Lines()); strings.Contains(said, "canary") || strings.Count(lines.String(), "canary") != 7 {
+		t.Errorf("exported is %v\nof\n%s", said, lines.String())
+	}
+	got := collector.Lines()
+	if len(got) != 4 {
+		t.Fatalf("%d lines are exported", len(got))
+	}
+	for i, want := range []struct{ key, value string }{
+		{"exception.message", "impossible operation: the log has it"}, {"", ""}, {"check", "balances"}, {"problem", "no such key"},
+	} {
+		if want.key != "" && got[i].Text(want.key) != want.value {
+			t.Errorf("%s is %q", want.key, got[i].Text(want.key))
+		}
+	}
+	if got[0].Text("tx_id") != "t1" {
+		t.Error("the transfer cannot be found")
+	}
+}
+
 func TestProblems(t *testing.T) {
 	collector := telemetrytest.Start(t)
 	var lines bytes.Buffer
@@ -186,6 +265,44 @@ func TestRepeatedLines(t *testing.T) {
 		if _, err := telemetry.NewLogger(io.Discard, bad[0], bad[1]); err == nil {
 			t.Errorf("%v makes a logger", bad)
 		}
+	}
+}
+
+// What is wrong with money is told of each, in bounds.
+func TestLinesAboutMoney(t *testing.T) {
+	t.Parallel()
+	var lines bytes.Buffer
+	log, err := telemetry.NewLogger(&lines, "text", "info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		for i := range 40 {
+			log.Error("the books are wrong", "check", "balances", "shard", "s1", "id", fmt.Sprintf("<b%d>", i))
+			log.Error("the books are wrong", "check", "sums", "shard", "s1", "id", fmt.Sprintf("<b%d>", i))
+			log.With("initiator", "u", "tx_id", fmt.Sprintf("<c%d>", i)).Error("contradiction", "state", "Alarm")
+			log.Error("a saga does not end", "tx_id", i) // in an outage none does
+		}
+	}
+	said := lines.String()
+	for i := range 40 {
+		if b, c := strings.Count(said, fmt.Sprintf("<b%d>", i)), strings.Count(said, fmt.Sprintf("<c%d>", i)); b != 10 || c != 5 {
+			t.Fatalf("one finding is told %d times and one contradiction %d times, not 10 and 5", b, c)
+		}
+	}
+	if n := strings.Count(said, "does not end"); n != 5 {
+		t.Errorf("%d sagas of an outage are told", n)
+	}
+
+	lines.Reset()
+	for i := range 100_000 {
+		log.Error("flood", "id", i)
+		if i%1000 == 0 {
+			log.Warn("drop by drop")
+		}
+	}
+	if flood, other := strings.Count(lines.String(), "msg=flood"), strings.Count(lines.String(), "drop by drop"); flood != 500 || other != 5 {
+		t.Errorf("of a flood %d lines are told, and %d of a line beside it", flood, other)
 	}
 }
 
