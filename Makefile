@@ -38,7 +38,7 @@ images.multi: ## build the container images for amd64 and for arm64, by docker's
 compose.test: ## prove docker-compose.yml with a real engine: shards killed, cut off, added (6 minutes)
 	@scripts/compose-test
 
-k8s.test: ## prove deploy/k8s on a real Kubernetes: scaled, killed, drained, updated under load (20 minutes, as root)
+k8s.test: ## prove deploy/k8s on a real Kubernetes: scaled, killed, drained, updated under load (10 minutes, the first time 20; as root)
 	@scripts/k8s-test
 
 k8s.up: ## bring up the Kubernetes that k8s.test uses, and give it the images
