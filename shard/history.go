@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
@@ -30,6 +31,12 @@ order by e.version desc`
 // History reads at most limit entries of an account that come before version before (0: from the newest), newest first.
 // Errors: CodeUserNotFound, CodeUnavailable, *placement.OwnershipError.
 func (s *Shard) History(ctx context.Context, user ledger.UserID, currency ledger.Currency, before int64, limit int) (ledger.HistoryPage, error) {
+	return s.history(ctx, s.pool, user, currency, before, limit)
+}
+
+func (s *Shard) history(
+	ctx context.Context, pool *pgxpool.Pool, user ledger.UserID, currency ledger.Currency, before int64, limit int,
+) (ledger.HistoryPage, error) {
 	if before == 0 {
 		before = 1<<63 - 1
 	}
@@ -38,7 +45,7 @@ func (s *Shard) History(ctx context.Context, user ledger.UserID, currency ledger
 		found bool
 	)
 	args := []any{int16(placement.SlotOf(user)), string(user), string(currency), before, limit}
-	err := s.read(ctx, historyStatement, args, func(row pgx.Rows, guard *[]byte) error {
+	err := s.readBy(ctx, pool, historyStatement, args, func(row pgx.Rows, guard *[]byte) error {
 		var (
 			version, amount, balance *int64
 			step, kind               *int16

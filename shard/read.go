@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
@@ -21,11 +22,17 @@ import (
 // A server that was started again leaves broken connections in the pool: a query that meets one before it has read a row is
 // made once more, on a new connection.
 func (s *Shard) readEach(ctx context.Context, query string, args []any, scan func(row pgx.Rows, guard *[]byte) (*error, error)) error {
+	return s.readEachBy(ctx, s.pool, query, args, scan)
+}
+
+func (s *Shard) readEachBy(
+	ctx context.Context, pool *pgxpool.Pool, query string, args []any, scan func(row pgx.Rows, guard *[]byte) (*error, error),
+) error {
 	asked := time.Now()
-	began, err := s.tryReadEach(ctx, query, args, scan)
+	began, err := s.tryReadEach(ctx, pool, query, args, scan)
 	if err != nil && !began && brokenConnection(err) && ctx.Err() == nil {
-		s.pool.Reset()
-		_, err = s.tryReadEach(ctx, query, args, scan)
+		pool.Reset()
+		_, err = s.tryReadEach(ctx, pool, query, args, scan)
 	}
 	s.tellQuery(ctx, query, asked, err)
 	if err != nil {
@@ -34,8 +41,10 @@ func (s *Shard) readEach(ctx context.Context, query string, args []any, scan fun
 	return nil
 }
 
-func (s *Shard) tryReadEach(ctx context.Context, query string, args []any, scan func(row pgx.Rows, guard *[]byte) (*error, error)) (began bool, err error) {
-	rows, err := s.pool.Query(ctx, query, args...)
+func (s *Shard) tryReadEach(
+	ctx context.Context, pool *pgxpool.Pool, query string, args []any, scan func(row pgx.Rows, guard *[]byte) (*error, error),
+) (began bool, err error) {
+	rows, err := pool.Query(ctx, query, args...)
 	if err != nil {
 		return false, err
 	}
@@ -69,8 +78,14 @@ func brokenConnection(err error) bool {
 
 // read is readEach where one slot that is not owned fails the whole.
 func (s *Shard) read(ctx context.Context, query string, args []any, scan func(row pgx.Rows, guard *[]byte) error) error {
+	return s.readBy(ctx, s.pool, query, args, scan)
+}
+
+func (s *Shard) readBy(
+	ctx context.Context, pool *pgxpool.Pool, query string, args []any, scan func(row pgx.Rows, guard *[]byte) error,
+) error {
 	var refused error
-	err := s.readEach(ctx, query, args, func(row pgx.Rows, guard *[]byte) (*error, error) {
+	err := s.readEachBy(ctx, pool, query, args, func(row pgx.Rows, guard *[]byte) (*error, error) {
 		return &refused, scan(row, guard)
 	})
 	if err != nil {

@@ -52,11 +52,15 @@ func setDefault[T comparable](value *T, fallback T) {
 	}
 }
 
+// sightConns is how many connections read for people, where people ask.
+const sightConns = 2
+
 // Shard is one process's access to one shard. It is safe for concurrent use.
 type Shard struct {
 	config   Config
 	log      *slog.Logger
 	pool     *pgxpool.Pool // reads
+	sights   *pgxpool.Pool // reads for people
 	lane     *lane
 	balances *balanceReader
 	running  sync.WaitGroup
@@ -78,8 +82,13 @@ func Open(config Config, log *slog.Logger) (*Shard, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open shard %s: %w", config.ID, err)
 	}
+	sights, err := newPool(service, sightConns)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open shard %s: %w", config.ID, err)
+	}
 	ctx, stop := context.WithCancel(context.Background())
-	s := &Shard{config: config, log: log.With("shard", config.ID), pool: pool, stop: stop}
+	s := &Shard{config: config, log: log.With("shard", config.ID), pool: pool, sights: sights, stop: stop}
 	s.lane = newLane(config, service, s.log)
 	s.balances = newBalanceReader(s)
 	s.lane.start(&s.running)
@@ -99,6 +108,7 @@ func (s *Shard) Close() {
 	s.stop()
 	s.running.Wait()
 	s.pool.Close()
+	s.sights.Close()
 }
 
 // Ping tells whether the shard answers.

@@ -14,7 +14,8 @@ import (
 	"github.com/saldo-ledger/saldo/internal/rebalance"
 )
 
-// What follows reads for people: whatever the shard has, also of slots that are not its own. Nobody may act on it.
+// What follows reads for people: whatever the shard has, also of slots that are not its own. Nobody may act on it. It has
+// connections of its own: whoever looks at much must not make the sagas' drivers, or payments, wait.
 
 const seeUserStatement = `
 select coalesce(s.state, ''), coalesce(s.epoch, 0), coalesce(s.moved_to, ''),
@@ -28,7 +29,7 @@ order by a.currency`
 // SeeUser reads what the shard has of a user.
 func (s *Shard) SeeUser(ctx context.Context, id ledger.UserID) (ledger.UserSight, error) {
 	sight := ledger.UserSight{Slot: ledger.SlotSight{Slot: placement.SlotOf(id)}}
-	rows, err := s.pool.Query(ctx, seeUserStatement, int16(sight.Slot.Slot), string(id))
+	rows, err := s.sights.Query(ctx, seeUserStatement, int16(sight.Slot.Slot), string(id))
 	if err != nil {
 		return sight, s.sightError("a user", err)
 	}
@@ -113,7 +114,7 @@ func (s *Shard) SeeTransfer(
 		}
 		return err
 	})
-	return sight, s.sightError("a transfer", s.pool.SendBatch(ctx, &pipeline).Close())
+	return sight, s.sightError("a transfer", s.sights.SendBatch(ctx, &pipeline).Close())
 }
 
 // One probe of the key for each slot. Copies are left out: their owner tells.
@@ -127,7 +128,7 @@ limit 100`
 
 // SeeStarts reads the starts with a tx_id of any initiator whose slot is the shard's own, at most 100.
 func (s *Shard) SeeStarts(ctx context.Context, id ledger.TxID) ([]ledger.StepSight, error) {
-	rows, err := s.pool.Query(ctx, seeStartsStatement, string(id))
+	rows, err := s.sights.Query(ctx, seeStartsStatement, string(id))
 	if err != nil {
 		return nil, s.sightError("transfers", err)
 	}
@@ -177,7 +178,7 @@ func (s *Shard) TransfersLike(ctx context.Context, prefix string, limit int) ([]
 }
 
 func (s *Shard) like(ctx context.Context, query, prefix string, limit int) ([]string, error) {
-	rows, err := s.pool.Query(ctx, query, prefix, prefix+"\x7f", limit) // ids are of characters below that
+	rows, err := s.sights.Query(ctx, query, prefix, prefix+"\x7f", limit) // ids are of characters below that
 	if err != nil {
 		return nil, s.sightError("ids", err)
 	}
@@ -225,7 +226,7 @@ func (s *Shard) SeeSagas(ctx context.Context, q ledger.SagaQuery) ([]ledger.Saga
 	if q.State != ledger.SagaPending {
 		query, args = seeEndedStatement, append(args, int16(q.State))
 	}
-	rows, err := s.pool.Query(ctx, query, args...)
+	rows, err := s.sights.Query(ctx, query, args...)
 	if err != nil {
 		return nil, s.sightError("sagas", err)
 	}
@@ -247,7 +248,7 @@ from (
 // Counters reads what the shard's server counts.
 func (s *Shard) Counters(ctx context.Context) (c ledger.ShardCounters, err error) {
 	var oldest *time.Time
-	err = s.pool.QueryRow(ctx, countersStatement, ledger.MaxPending).
+	err = s.sights.QueryRow(ctx, countersStatement, ledger.MaxPending).
 		Scan(&c.Operations, &c.Sagas, &c.Users, &c.DatabaseBytes, &c.Pending, &oldest)
 	if oldest != nil {
 		c.OldestPending = *oldest
@@ -255,11 +256,18 @@ func (s *Shard) Counters(ctx context.Context) (c ledger.ShardCounters, err error
 	return c, s.sightError("counters", err)
 }
 
+// SeeHistory is History for people.
+func (s *Shard) SeeHistory(
+	ctx context.Context, user ledger.UserID, currency ledger.Currency, before int64, limit int,
+) (ledger.HistoryPage, error) {
+	return s.history(ctx, s.sights, user, currency, before, limit)
+}
+
 const moveProgressStatement = `select rows, expected, passes, last_pass from moves where move_id = $1`
 
 // MoveProgress is how far the copy of a move to this shard has come; nothing if there is no such copy.
 func (s *Shard) MoveProgress(ctx context.Context, id placement.MoveID) (p rebalance.Progress, err error) {
-	err = s.pool.QueryRow(ctx, moveProgressStatement, string(id)).Scan(&p.Rows, &p.Expected, &p.Passes, &p.LastPass)
+	err = s.sights.QueryRow(ctx, moveProgressStatement, string(id)).Scan(&p.Rows, &p.Expected, &p.Passes, &p.LastPass)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, nil
 	}

@@ -1,15 +1,19 @@
 package shard_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/pgtest"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/saga"
 	"github.com/saldo-ledger/saldo/shard"
 )
 
@@ -147,5 +151,43 @@ func TestSightOfWhatIsNotThere(t *testing.T) {
 		if !errors.As(err, &told) || told.Code != ledger.CodeUnavailable || told.Message != test.says {
 			t.Errorf("%s: %v", what, err)
 		}
+	}
+}
+
+// However many people look, and however long that takes: it takes nothing from those who read to act.
+func TestSightsHaveConnectionsOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	b := open(t, func(c *shard.Config) { c.ReadConns = 1 })
+	b.user("alice")
+	b.must(add("alice", "opening", 100))
+	locking := session(t, b.dsn)
+	do(t, locking, "begin")
+	do(t, locking, "lock table saldo.operations, saldo.entries in access exclusive mode") // sights wait for it
+	ctx, cancel := context.WithCancel(t.Context())
+	var looking sync.WaitGroup
+	for range 8 {
+		looking.Go(func() { b.SeeStarts(ctx, "opening") })
+		looking.Go(func() { b.SeeHistory(ctx, "alice", "USD", 0, 10) })
+	}
+	waiting := `select count(*)::text from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`
+	eventually(t, "two sights wait", func() bool { return b.sql(waiting) == "2" })
+	for range 20 {
+		within, end := context.WithTimeout(t.Context(), 2*time.Second)
+		if _, err := b.PendingSagas(within, saga.Cursor{}, math.MaxInt64, 10); err != nil {
+			t.Errorf("pending sagas: %v", err)
+		}
+		if _, err := b.User(within, "alice"); err != nil {
+			t.Errorf("alice: %v", err)
+		}
+		end()
+	}
+	if got := b.sql(waiting); got != "2" {
+		t.Errorf("%s sights have connections", got)
+	}
+	cancel()
+	looking.Wait()
+	do(t, locking, "rollback")
+	if page, err := b.SeeHistory(t.Context(), "alice", "USD", 0, 10); err != nil || page.Total != 1 || len(page.Lines) != 1 {
+		t.Errorf("history: %+v %v", page, err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -26,7 +27,7 @@ type Registry interface {
 	Routers(ctx context.Context) ([]Process, error)
 	Coordinators(ctx context.Context) ([]Process, error)
 	// PauseMove and AbortMove change a move, and return it as it is then. An error that is no *ledger.Error says in words that
-	// a person may read why that cannot be.
+	// a person may read why that cannot be. CodeUnknown, and a context's end, leave open whether it was done.
 	PauseMove(ctx context.Context, id placement.MoveID, paused bool) (placement.Move, error)
 	AbortMove(ctx context.Context, id placement.MoveID, why string) (placement.Move, error)
 }
@@ -65,8 +66,8 @@ type Shard interface {
 	SeeSagas(ctx context.Context, q ledger.SagaQuery) ([]ledger.SagaSight, error)
 	UsersLike(ctx context.Context, prefix string, limit int) ([]string, error)
 	TransfersLike(ctx context.Context, prefix string, limit int) ([]string, error)
-	// History reads the latest entries of an account of a user who lives there.
-	History(
+	// SeeHistory reads the latest entries of an account of a user who lives there.
+	SeeHistory(
 		ctx context.Context, user ledger.UserID, currency ledger.Currency, before int64, limit int,
 	) (ledger.HistoryPage, error)
 	Counters(ctx context.Context) (ledger.ShardCounters, error)
@@ -122,9 +123,10 @@ type Config struct {
 // Face answers operators. Run it as long as it serves.
 type Face struct {
 	Config
-	mux     *http.ServeMux
-	journal *journal
-	sampler *sampler
+	mux       *http.ServeMux
+	journal   *journal
+	sampler   *sampler
+	searching sync.Mutex // held while ended sagas are looked for
 }
 
 // New returns the face. It panics if a required part is missing.

@@ -1,6 +1,7 @@
 package admin_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -145,6 +146,18 @@ func TestMoves(t *testing.T) {
 	if got := e.post("/moves/01-a/pause", "{}").refused(409, "move_refused"); got.Message != "it has ended" {
 		t.Errorf("refused: %+v", got)
 	}
+	for what, err := range map[string]error{
+		"a lost answer":       ledger.Unknown(errors.New("password=hunter2")),
+		"none within a while": fmt.Errorf("pause move 01-a: %w", context.DeadlineExceeded),
+		"the caller has gone": fmt.Errorf("pause move 01-a: %w", context.Canceled),
+	} {
+		e.world.unsure = err
+		if got := e.post("/moves/01-a/pause", "{}").refused(504, "outcome_unknown"); !strings.Contains(got.Message, "the move's record tells") {
+			t.Errorf("%s: %+v", what, got)
+		}
+	}
+	e.world.unsure = ledger.Unavailable("etcd does not answer now", nil)
+	e.post("/moves/01-a/resume", "{}").refused(503, "unavailable")
 	e.post("/moves/01-a/abort", `{"wy":"a test"}`).refused(400, "malformed_request")
 	e.post("/moves/01-a/abort", `{} {}`).refused(400, "malformed_request")
 	e.post("/moves/01-a/abort", `{"why":"`+strings.Repeat("x", 501)+`"}`).refused(400, "malformed_request")
@@ -238,6 +251,88 @@ func TestSagaAndItsRetry(t *testing.T) {
 	e.get("/sagas/al%2Fice/t1").refused(400, "malformed_request")
 	if strings.Contains(e.log.String(), "hunter2") && !strings.Contains(e.log.String(), "problem=") {
 		t.Error(e.log.String())
+	}
+}
+
+// What a shard has that is not the saga's home may be of a transfer that nobody has paid: it is shown, and nothing is done.
+func TestNothingIsDoneByACopyOfASaga(t *testing.T) {
+	e := newEnv(t)
+	e.world.retry = func(s ledger.Saga) (ledger.Saga, error) { return s, nil }
+	e.world.saga("t1", begun, ledger.SagaPending)
+	home, other := e.world.shards["s1"], e.world.shards["s2"]
+	steps, sagas := home.steps, home.sagas
+	refused := func(what string) {
+		t.Helper()
+		if s := read[admin.Saga](e.get("/sagas/alice/t1")); s.State != "PENDING" {
+			t.Errorf("%s: %+v", what, s)
+		}
+		got := e.post("/sagas/alice/t1/retry", "{}").refused(503, "unavailable")
+		if !strings.Contains(got.Message, "its home, shard s1, does not answer or does not have it") || len(e.world.retried) != 0 {
+			t.Errorf("%s: %+v, tried %+v", what, got, e.world.retried)
+		}
+	}
+	other.steps, other.sagas = steps, sagas
+	home.setDown(ledger.Unavailable("it does not answer", nil))
+	refused("its home is down")
+	home.setDown(nil)
+	home.steps, home.sagas = nil, nil
+	refused("its home has lost it")
+	ofS2 := other.slots
+	other.slots = func(ledger.Slot) string { return "owned" }
+	refused("another shard takes the slot for its own")
+	other.slots = ofS2
+	ofS1 := home.slots
+	home.steps, home.sagas, home.slots = steps, sagas, func(ledger.Slot) string { return "incoming" }
+	refused("its home is about to get it")
+	home.slots, other.sagas = ofS1, nil
+	other.sagas = []ledger.SagaSight{sagas[0]}
+	other.sagas[0].State = ledger.SagaRefunded
+	if retry := read[admin.SagaRetry](e.post("/sagas/alice/t1/retry", "{}")); !retry.Tried || len(e.world.retried) != 1 || e.world.retried[0] != sagas[0].Saga {
+		t.Errorf("by its home's own: %+v, tried %+v", retry, e.world.retried)
+	}
+	home.sagas, other.sagas = nil, nil
+	e.get("/sagas/alice/t1").refused(503, "unavailable")
+}
+
+// Whoever looks for ended sagas has all there are read: one at a time.
+func TestEndedSagasAreLookedForOneAtATime(t *testing.T) {
+	e := newEnv(t)
+	looks := make(chan chan struct{})
+	e.world.shards["s1"].looks = looks
+	first := make(chan answer)
+	go func() { first <- e.get("/sagas?state=completed&shard=s1") }()
+	done := <-looks
+	for _, state := range []string{"completed", "refunded"} {
+		if got := e.get("/sagas?shard=s2&state="+state).refused(503, "unavailable"); !strings.Contains(got.Message, "already") {
+			t.Errorf("%+v", got)
+		}
+	}
+	read[admin.SagaList](e.get("/sagas?shard=s2"))
+	close(done)
+	read[admin.SagaList](<-first)
+	read[admin.SagaList](e.get("/sagas?shard=s2&state=completed"))
+}
+
+func TestManyTransfersOfOneID(t *testing.T) {
+	e := newEnv(t)
+	put := func(i int) {
+		add := ledger.StepSight{CreatedAt: begun}
+		add.Transfer = ledger.Transfer{
+			Identity: ledger.Identity{Initiator: ledger.UserID(fmt.Sprintf("u%02d", i)), TxID: "opening"}, Kind: ledger.KindAdd, Amount: 1, Currency: "EUR",
+		}
+		add.Slot, add.Step, add.Version = placement.SlotOf(add.Initiator), ledger.StepStart, 1
+		b := e.world.shards[e.world.view.Map.OwnerOf(add.Initiator).Shard]
+		b.steps = append(b.steps, add)
+	}
+	for i := range 20 {
+		put(i)
+	}
+	if list := read[admin.TransferList](e.get("/transfers/opening")); len(list.Transfers) != 20 || list.More {
+		t.Errorf("%d, more: %v", len(list.Transfers), list.More)
+	}
+	put(20)
+	if list := read[admin.TransferList](e.get("/transfers/opening")); len(list.Transfers) != 20 || !list.More || list.Transfers[19].Initiator != "u19" {
+		t.Errorf("%d, more: %v", len(list.Transfers), list.More)
 	}
 }
 
@@ -369,6 +464,11 @@ func TestWhoMayAsk(t *testing.T) {
 		{"loopback", []string{"Origin", "http://evil.example"}, 403, "cross_site"},
 		{"loopback", []string{"Host", "127.0.0.1:1", "Origin", "http://127.0.0.1:2"}, 403, "cross_site"},
 		{"loopback", []string{"Host", "127.0.0.1:1", "Origin", "http://127.0.0.1:1", "Sec-Fetch-Site", "same-origin"}, 200, ""},
+		{"loopback", []string{"X-Forwarded-For", "10.1.2.3"}, 403, "token_needed"},
+		{"loopback", []string{"Forwarded", "for=10.1.2.3"}, 403, "token_needed"},
+		{"loopback", []string{"Via", "1.1 proxy"}, 403, "token_needed"},
+		{"loopback", []string{"X-Forwarded-For", ""}, 403, "token_needed"},
+		{"loopback, token", []string{bearer, "Bearer correct-horse-battery", "X-Forwarded-For", "10.1.2.3"}, 200, ""},
 		{"open", nil, 403, "token_needed"},
 		{"open", []string{"Host", "localhost"}, 403, "token_needed"},
 		{"open", []string{bearer, "Bearer correct-horse-battery"}, 403, "token_needed"},

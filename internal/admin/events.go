@@ -162,7 +162,9 @@ func (f *Face) events(r *request) (any, error) {
 		s.tell(next-1, Event{Type: EventReset, Message: "what came after that is not here: this coordinator was started anew, or is another one"})
 	}
 	s.tell(next-1, Event{Type: EventStart})
-	for heartbeat := time.NewTimer(f.Heartbeat); ; heartbeat.Reset(f.Heartbeat) {
+	heartbeat := time.NewTicker(f.Heartbeat) // however much happens: it is also when the token is looked at again
+	defer heartbeat.Stop()
+	for {
 		events, upTo, lost, closed, changed := f.journal.since(next)
 		if lost {
 			s.tell(upTo-int64(len(events))-1, Event{Type: EventReset, Message: "too much has changed since"})
@@ -177,7 +179,10 @@ func (f *Face) events(r *request) (any, error) {
 		select {
 		case <-changed:
 		case <-heartbeat.C:
-			s.write(": nothing new\n\n")
+			if f.admit(r.http) != nil {
+				return nil, nil // who comes again is told why
+			}
+			s.write(": still here\n\n")
 		case <-r.Done():
 			return nil, nil
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +32,9 @@ func (e *env) listen(last string) *listener {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, e.server.URL+admin.Prefix+"/events", nil)
 	if err != nil {
 		e.Fatal(err)
+	}
+	if e.token != "" {
+		request.Header.Set("Authorization", "Bearer "+e.token)
 	}
 	if last != "" {
 		request.Header.Set("Last-Event-ID", last)
@@ -225,5 +229,38 @@ func TestStreamsBeatAndEnd(t *testing.T) {
 	}
 	if err := l.lines.Err(); err != nil {
 		t.Errorf("it has not ended well: %v", err)
+	}
+}
+
+// Who may not ask any more does not go on listening, however much there is to tell.
+func TestStreamsEndWithTheToken(t *testing.T) {
+	var token atomic.Value
+	token.Store("correct-horse-battery")
+	e := newEnv(t, func(c *admin.Config) { c.Token = func() (string, error) { return token.Load().(string), nil } })
+	e.token = "correct-horse-battery"
+	l := e.listen("")
+	l.hears(admin.EventStart, "")
+	time.AfterFunc(150*time.Millisecond, func() { token.Store("another-horse-battery") })
+	stop := make(chan struct{})
+	changing := make(chan struct{})
+	go func() {
+		defer close(changing)
+		for weight := 2; ; weight++ {
+			e.world.change(func(v *admin.View) { v.Shards[0].Weight = weight })
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	began := time.Now()
+	for ok := true; ok && time.Since(began) < 5*time.Second; {
+		_, ok = l.next()
+	}
+	close(stop)
+	<-changing
+	if took := time.Since(began); took < 100*time.Millisecond || took > 4*time.Second {
+		t.Errorf("it has ended after %v", took)
 	}
 }

@@ -112,3 +112,30 @@ func TestFigures(t *testing.T) {
 		t.Errorf("idle: %+v", idle)
 	}
 }
+
+// A router may tell anything: what is no number is left out, and the rest is there.
+func TestFiguresThatAreNoNumbers(t *testing.T) {
+	e := newEnv(t)
+	var n atomic.Int64
+	serving := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		n := n.Add(10)
+		fmt.Fprint(w, "# TYPE http_server_request_duration_seconds histogram\n")
+		fmt.Fprintf(w, "http_server_request_duration_seconds_bucket{le=\"NaN\"} %d\nhttp_server_request_duration_seconds_bucket{le=\"-Inf\"} %d\n", n, n)
+		fmt.Fprintf(w, "http_server_request_duration_seconds_sum NaN\nhttp_server_request_duration_seconds_count %d\n", n)
+		fmt.Fprint(w, "# TYPE saldo_lane_queue gauge\nsaldo_lane_queue{shard=\"s1\"} NaN\nsaldo_lane_queue{shard=\"s2\"} +Inf\n")
+		fmt.Fprint(w, "# TYPE saldo_lane_batch_size histogram\n")
+		for shard, sum := range map[string]string{"s1": "NaN", "s2": "-Inf", "s3": "1.7e308"} {
+			fmt.Fprintf(w, "saldo_lane_batch_size_bucket{shard=%q,le=\"+Inf\"} %d\nsaldo_lane_batch_size_sum{shard=%q} %s\nsaldo_lane_batch_size_count{shard=%q} %d\n",
+				shard, n, shard, sum, shard, n)
+		}
+	}))
+	t.Cleanup(serving.Close)
+	e.world.routers = []admin.Process{{Name: "r1", Address: strings.TrimPrefix(serving.URL, "http://"), StartedAt: begun}}
+	f := read[admin.Figures](e.get("/figures"))
+	if len(f.Routers) != 1 || !f.Routers[0].Answers || f.Routers[0].RequestsPerSecond <= 0 || f.Routers[0].P50 != nil || len(f.Routers[0].Lanes) != 3 {
+		t.Fatalf("%+v", f.Routers)
+	}
+	if l := f.Routers[0].Lanes[0]; l.Queue != 0 || l.Batch != nil || l.OperationsPerSecond != 0 {
+		t.Errorf("%+v", l)
+	}
+}

@@ -22,6 +22,9 @@ func (f *Face) admit(q *http.Request) error {
 	case !plainHost(q.Host):
 		return refusal(codeForeignHost, "without an operator token ask by localhost or an IP address, not by another name: "+
 			"a name might be a stranger's that was pointed here")
+	case proxied(q):
+		return refusal(codeTokenNeeded, "the request came through a proxy, so whoever sent it may be anywhere: to serve operators "+
+			"behind one, give this coordinator a token with SALDO_ADMIN_TOKEN_FILE (--admin-token-file)")
 	}
 	if crossSite(q) {
 		return &Error{Code: codeCrossSite, Message: "the request comes from another site's page"}
@@ -60,6 +63,11 @@ func plainHost(host string) bool {
 	}
 	name = strings.TrimSuffix(strings.TrimPrefix(name, "["), "]")
 	return strings.EqualFold(name, "localhost") || net.ParseIP(name) != nil
+}
+
+// proxied tells whether a proxy says that it has passed the request on. One that says nothing cannot be told from a client.
+func proxied(q *http.Request) bool {
+	return q.Header["Forwarded"] != nil || q.Header["X-Forwarded-For"] != nil || q.Header["Via"] != nil
 }
 
 // crossSite tells whether a browser says that a page of another site has sent the request. Programs say nothing of the kind.

@@ -182,7 +182,13 @@ func (f *Face) changeMove(
 		f.Log.InfoContext(r, "an operator has changed a move",
 			"path", r.http.URL.Path, "move", changed.ID, "phase", changed.Phase)
 		return moveInfo(changed), nil
-	case errors.As(err, &told) || errors.As(err, &refused) || errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &refused) && refused.Code == ledger.CodeUnknown,
+		errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		f.Log.WarnContext(r, "whether an operator has changed a move is not known",
+			"path", r.http.URL.Path, "move", move.ID, "error", err)
+		return nil, refusal(codeUnknown, "etcd did not answer in time: whether it was done the move's record tells "+
+			"(saldo move list, or GET %s/moves/%s)", Prefix, move.ID)
+	case errors.As(err, &told) || errors.As(err, &refused):
 		return nil, err
 	}
 	return nil, &Error{Code: codeMoveRefused, Message: err.Error()}

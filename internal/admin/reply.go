@@ -42,6 +42,7 @@ const (
 	codeInternal        = "internal"
 	codeUnavailable     = string(ledger.CodeUnavailable)
 	codeTooManyStreams  = "too_many_streams"
+	codeUnknown         = string(ledger.CodeUnknown)
 )
 
 var statuses = map[string]int{
@@ -49,7 +50,7 @@ var statuses = map[string]int{
 	codeNoRoute: 404, codeShardNotFound: 404, codeMoveNotFound: 404, codeSagaNotFound: 404, codeUserNotFound: 404,
 	codeTxNotFound: 404,
 	codeNoMethod:   405, codeMoveRefused: 409, codeTooLarge: 413, codeMediaType: 415,
-	codeInternal: 500, codeUnavailable: 503, codeTooManyStreams: 503,
+	codeInternal: 500, codeUnavailable: 503, codeTooManyStreams: 503, codeUnknown: 504,
 }
 
 // Error is what is answered instead of what was asked for, in the same form as the ledger's own API answers an error.

@@ -98,6 +98,13 @@ func (f *Face) listSagas(r *request) (any, error) {
 		}
 		ids = []ledger.ShardID{ledger.ShardID(text)}
 	}
+	if state != ledger.SagaPending {
+		if !f.searching.TryLock() {
+			return nil, refusal(codeUnavailable, "ended sagas are being looked for already, which reads all there are: "+
+				"try again in %d seconds, or ask another coordinator", int(searchTime.Seconds()))
+		}
+		defer f.searching.Unlock()
+	}
 	return f.sagaPage(r, view, ids, q), nil
 }
 
@@ -205,11 +212,20 @@ func (f *Face) sagaWay(r *request) (*View, *way, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if way.saga == nil {
+	switch {
+	case way.saga == nil && way.transfer.Saga:
+		return nil, nil, onlyCopied(view, id)
+	case way.saga == nil:
 		return nil, nil, refusal(codeSagaNotFound,
 			"%v is no transfer between shards: all of it was done on shard %s at once (saldo transfer show %v)", id, way.home, id)
 	}
 	return view, way, nil
+}
+
+// onlyCopied refuses what may be done by the home's own record alone.
+func onlyCopied(view *View, id ledger.Identity) error {
+	return refusal(codeUnavailable, "only a copy of it is known: its home, shard %s, does not answer or does not have it",
+		view.Map.OwnerOf(id.Initiator).Shard)
 }
 
 // SagaRetry is what came of trying a saga at once.
@@ -228,6 +244,9 @@ func (f *Face) retrySaga(r *request) (any, error) {
 	view, way, err := f.sagaWay(r)
 	if err != nil {
 		return nil, err
+	}
+	if !way.owned {
+		return nil, onlyCopied(view, way.saga.Identity)
 	}
 	if way.saga.State != ledger.SagaPending {
 		return SagaRetry{SagaInfo: sagaInfo(view, way.home, *way.saga)}, nil

@@ -198,7 +198,7 @@ func (h histogram) quantile(q float64) *float64 {
 		if math.IsInf(last, 1) {
 			return nil
 		}
-		return &last
+		return finite(last)
 	}
 	lower, below := 0.0, 0.0
 	if i > 0 {
@@ -208,7 +208,7 @@ func (h histogram) quantile(q float64) *float64 {
 	if in := h.counts[i] - below; in > 0 {
 		value = lower + (h.bounds[i]-lower)*(rank-below)/in
 	}
-	return &value
+	return finite(value)
 }
 
 // mean is nil if there is no sample.
@@ -216,8 +216,23 @@ func (h histogram) mean() *float64 {
 	if h.count <= 0 {
 		return nil
 	}
-	mean := h.sum / h.count
-	return &mean
+	return finite(h.sum / h.count)
+}
+
+// finite is nil for what JSON has no number for: a router may have told anything.
+func finite(value float64) *float64 {
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		return nil
+	}
+	return &value
+}
+
+// orZero is nothing for what is not known.
+func orZero(value *float64) float64 {
+	if value == nil {
+		return 0
+	}
+	return *value
 }
 
 // routerFigures is what happened between two looks at a router. Without an earlier one there are no rates.
@@ -236,10 +251,10 @@ func routerFigures(then, now scraped) RouterFigures {
 		figures.P50, figures.P99 = requests.quantile(0.5), requests.quantile(0.99)
 	}
 	for id, lane := range now.lanes {
-		l := LaneFigures{Shard: id, Queue: int64(lane.queue)}
+		l := LaneFigures{Shard: id, Queue: int64(orZero(finite(lane.queue)))}
 		if before := then.lanes[id]; known {
 			size := lane.size.since(before.size)
-			l.OperationsPerSecond, l.Batch = size.sum/seconds, size.mean()
+			l.OperationsPerSecond, l.Batch = orZero(finite(size.sum/seconds)), size.mean()
 			l.WaitP99 = lane.wait.since(before.wait).quantile(0.99)
 			l.CommitP99 = lane.commit.since(before.commit).quantile(0.99)
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 // TransferList is the transfers of one tx_id, of whichever initiators.
 type TransferList struct {
 	Transfers  []Transfer   `json:"transfers"`
+	More       bool         `json:"more"`       // there are more than are listed: ask for one by its initiator
 	Unanswered []Unanswered `json:"unanswered"` // shards that might have more of them
 }
 
@@ -79,6 +81,9 @@ func (f *Face) userTransfer(r *request) (any, error) {
 	return way.transfer, nil
 }
 
+// maxFollowed is how many transfers of one tx_id are shown with their ways.
+const maxFollowed = 20
+
 func (f *Face) transfers(r *request) (any, error) {
 	view, err := f.view()
 	if err != nil {
@@ -97,15 +102,18 @@ func (f *Face) transfers(r *request) (any, error) {
 			ids[start.Identity] = struct{}{}
 		}
 	}
-	list := TransferList{Transfers: []Transfer{}, Unanswered: unanswered}
-	for id := range ids {
+	// Each is a question to every shard: so many are followed, and no more.
+	followed := slices.SortedFunc(maps.Keys(ids), func(a, b ledger.Identity) int {
+		return cmp.Compare(a.Initiator, b.Initiator)
+	})
+	list := TransferList{Transfers: []Transfer{}, More: len(followed) > maxFollowed, Unanswered: unanswered}
+	for _, id := range followed[:min(len(followed), maxFollowed)] {
 		way, err := f.way(r, view, id)
 		if err != nil {
 			return nil, err
 		}
 		list.Transfers = append(list.Transfers, way.transfer)
 	}
-	slices.SortFunc(list.Transfers, func(a, b Transfer) int { return cmp.Compare(a.Initiator, b.Initiator) })
 	switch {
 	case len(list.Transfers) > 0:
 		return list, nil
@@ -128,6 +136,9 @@ type way struct {
 	transfer Transfer
 	home     ledger.ShardID
 	saga     *ledger.SagaSight // nil: it is none
+	// owned says that the saga is its home's own, by the map and by what the home itself says of the slot. Otherwise it may be a
+	// copy that was left behind, of what nobody has paid: nothing may be done by it.
+	owned bool
 }
 
 // way asks every shard for a transfer: wherever its slots have been, its owner has it, and others may have copies.
@@ -167,11 +178,13 @@ func (f *Face) way(ctx context.Context, view *View, id ledger.Identity) (*way, e
 		}
 		if saga := sight.Saga; saga != nil {
 			copied := !ours(placement.SlotOf(id.Initiator))
-			if !copied || w.saga == nil {
+			switch {
+			case !copied && shard == home:
+				w.saga, w.home, w.owned = saga, shard, true
+			case !copied && !w.owned:
+				w.saga, w.home = saga, shard
+			case w.saga == nil:
 				w.saga = saga
-			}
-			if !copied {
-				w.home = shard
 			}
 			if !saga.EndedAt.IsZero() {
 				ends = append(ends, StepInfo{

@@ -119,7 +119,7 @@ func (f *Face) user(r *request) (any, error) {
 	for _, holding := range found.Holdings {
 		u.Accounts = append(u.Accounts, Account{Currency: holding.Currency, Balance: holding.Balance, Version: holding.Version})
 		page, err := askOne(r, f, questionTime, lives, func(ctx context.Context, s Shard) (ledger.HistoryPage, error) {
-			return s.History(ctx, id, holding.Currency, 0, shownEntries)
+			return s.SeeHistory(ctx, id, holding.Currency, 0, shownEntries)
 		})
 		if err != nil {
 			continue // the slot is just moving: the accounts are there all the same

@@ -42,6 +42,7 @@ type world struct {
 	retried []ledger.Saga
 	retry   func(ledger.Saga) (ledger.Saga, error)
 	audit   admin.AuditStatus
+	unsure  error // of a change of a move
 }
 
 // book is what a shard has.
@@ -53,6 +54,7 @@ type book struct {
 	sagas    []ledger.SagaSight
 	counters ledger.ShardCounters
 	slots    func(ledger.Slot) string
+	looks    chan chan struct{} // if set, a look at sagas sends what it waits for
 }
 
 var begun = time.Date(2026, 11, 22, 8, 0, 0, 0, time.UTC)
@@ -124,6 +126,9 @@ func (w *world) Coordinators(context.Context) ([]admin.Process, error) {
 
 func (w *world) PauseMove(_ context.Context, id placement.MoveID, paused bool) (placement.Move, error) {
 	move := w.View().Moves[0]
+	if w.unsure != nil {
+		return move, w.unsure
+	}
 	if move.Phase.Ended() {
 		return move, errors.New("it has ended")
 	}
@@ -218,6 +223,11 @@ func (b *book) SeeStarts(_ context.Context, id ledger.TxID) (starts []ledger.Ste
 }
 
 func (b *book) SeeSagas(_ context.Context, q ledger.SagaQuery) ([]ledger.SagaSight, error) {
+	if b.looks != nil {
+		done := make(chan struct{})
+		b.looks <- done
+		<-done
+	}
 	var found []ledger.SagaSight
 	order := func(a, b ledger.SagaSight) int {
 		order := cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.Initiator, b.Initiator), cmp.Compare(a.TxID, b.TxID))
@@ -253,7 +263,7 @@ func (b *book) TransfersLike(_ context.Context, prefix string, limit int) (ids [
 	return ids, b.failure()
 }
 
-func (b *book) History(_ context.Context, user ledger.UserID, currency ledger.Currency, _ int64, _ int) (ledger.HistoryPage, error) {
+func (b *book) SeeHistory(_ context.Context, user ledger.UserID, currency ledger.Currency, _ int64, _ int) (ledger.HistoryPage, error) {
 	line := ledger.HistoryLine{CreatedAt: begun, Entry: ledger.Entry{
 		AccountKey: ledger.AccountKey{User: user, Currency: currency}, Version: 2, Amount: -25, Balance: 75,
 		Identity: ledger.Identity{Initiator: user, TxID: "t1"}, Step: ledger.StepStart, Kind: ledger.KindTransfer, Counterparty: "bob",

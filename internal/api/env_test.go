@@ -44,7 +44,7 @@ func newEnv(t *testing.T, change ...func(*api.Config)) *env {
 	e := &env{t: t, bank: newBank(), checker: checker, log: new(lockedBuffer)}
 	config := api.Config{
 		Ledger: e.bank, Health: e.bank, Currency: "USD", Wait: time.Second, Timeout: 5 * time.Second,
-		Log: slog.New(slog.NewJSONHandler(e.log, nil)),
+		Log: slog.New(slog.NewJSONHandler(e.log, nil)), Metrics: http.HandlerFunc(exposed),
 	}
 	for _, f := range change {
 		f(&config)
@@ -59,6 +59,12 @@ func newEnv(t *testing.T, change ...func(*api.Config)) *env {
 	e.post("/users/"+demo+"/add", `{"amount":100,"transaction_id":"first"}`).want(202, "")
 	e.post("/users/alice/add", `{"amount":1000,"transaction_id":"first"}`).want(202, "")
 	return e
+}
+
+// exposed answers /metrics.
+func exposed(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	_, _ = w.Write([]byte("# TYPE up gauge\nup 1\n"))
 }
 
 func (e *env) address() string { return strings.TrimPrefix(e.server.URL, "http://") }

@@ -27,7 +27,7 @@ func FuzzRequest(f *testing.F) {
 		f.Fatal(err)
 	}
 	bank := newBank()
-	handler := api.New(api.Config{Ledger: bank, Health: bank, Currency: "USD"})
+	handler := api.New(api.Config{Ledger: bank, Health: bank, Currency: "USD", Metrics: http.HandlerFunc(exposed)})
 	send := func(method, path, contentType, key, body string) *http.Response {
 		target, err := url.ParseRequestURI(path)
 		if err != nil {

@@ -119,6 +119,7 @@ func New(config Config) http.Handler {
 	}
 	if config.Metrics != nil {
 		engine.GET("/metrics", gin.WrapH(config.Metrics))
+		engine.HEAD("/metrics", gin.WrapH(config.Metrics))
 	}
 	engine.NoRoute(f.serve(route{handle: f.noRoute}))
 	engine.NoMethod(f.serve(route{handle: f.noMethod}))

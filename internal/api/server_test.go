@@ -26,7 +26,7 @@ import (
 func TestRoutesAreTheDocuments(t *testing.T) {
 	t.Parallel()
 	bank := newBank()
-	handler := api.New(api.Config{Ledger: bank, Health: bank, Currency: "USD"})
+	handler := api.New(api.Config{Ledger: bank, Health: bank, Currency: "USD", Metrics: http.HandlerFunc(exposed)})
 	var routed, gets, heads []string
 	for _, route := range handler.(*gin.Engine).Routes() {
 		parts := strings.Split(route.Path, "/")
@@ -108,6 +108,21 @@ func TestOpenAPIIsServed(t *testing.T) {
 	e.get("/openapi.yaml", "Accept", "application/json").want(406, "not_acceptable")
 }
 
+func TestMetricsAreServed(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	if got := e.get("/metrics"); got.StatusCode != 200 || !strings.HasPrefix(got.Header.Get("Content-Type"), "text/plain") {
+		t.Errorf("%d %v", got.StatusCode, got.Header)
+	}
+	for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS"} {
+		if got := e.do(method, "/metrics", "").want(405, "method_not_allowed"); got.Header.Get("Allow") != "GET, HEAD" {
+			t.Errorf("%s: %v", method, got.Header)
+		}
+	}
+	without := newEnv(t, func(c *api.Config) { c.Metrics = nil })
+	without.get("/metrics").want(404, "not_found")
+}
+
 func TestAccept(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
@@ -122,7 +137,7 @@ func TestAccept(t *testing.T) {
 func TestHead(t *testing.T) {
 	t.Parallel()
 	e := newEnv(t)
-	for _, path := range []string{"/users/alice", "/users/alice/balance", "/users/alice/history?page_size=1", "/livez", "/readyz", "/openapi.yaml", "/users/nobody"} {
+	for _, path := range []string{"/users/alice", "/users/alice/balance", "/users/alice/history?page_size=1", "/livez", "/readyz", "/metrics", "/openapi.yaml", "/users/nobody"} {
 		got, head := e.get(path), e.do("HEAD", path, "")
 		if head.StatusCode != got.StatusCode || head.Text != "" || head.ContentLength != got.ContentLength {
 			t.Errorf("HEAD %s answers %d with %d bytes, GET %d with %d", path, head.StatusCode, head.ContentLength, got.StatusCode, got.ContentLength)

@@ -11,6 +11,9 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/status"
+
 	"github.com/saldo-ledger/saldo/internal/admin"
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -136,7 +139,8 @@ func (d *desk) PauseMove(ctx context.Context, id placement.MoveID, paused bool) 
 	if err != nil {
 		return placement.Move{}, err
 	}
-	return c.PauseMove(ctx, id, paused)
+	move, err := c.PauseMove(ctx, id, paused)
+	return move, moveError(err)
 }
 
 // AbortMove implements admin.Registry.
@@ -147,6 +151,9 @@ func (d *desk) AbortMove(ctx context.Context, id placement.MoveID, why string) (
 	}
 	for {
 		view, err := c.Read(ctx)
+		if etcdFailed(err) { // nothing has been written yet
+			return placement.Move{}, errNoRegistry
+		}
 		if err != nil {
 			return placement.Move{}, err
 		}
@@ -156,9 +163,25 @@ func (d *desk) AbortMove(ctx context.Context, id placement.MoveID, why string) (
 		}
 		aborted, err := c.AbortMove(ctx, move, why)
 		if !errors.Is(err, cluster.ErrChanged) {
-			return aborted, err
+			return aborted, moveError(err)
 		}
 	}
+}
+
+// moveError makes an error of etcd's an unknown outcome: the change may have been written, and only the answer lost.
+func moveError(err error) error {
+	if etcdFailed(err) {
+		return ledger.Unknown(err)
+	}
+	return err
+}
+
+// etcdFailed tells an error of etcd's, or of the way to it, from one in which the cluster package says what forbids something.
+func etcdFailed(err error) bool {
+	var answered rpctypes.EtcdError
+	_, remote := status.FromError(err)
+	return err != nil && (remote || errors.As(err, &answered) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled))
 }
 
 // Shard implements admin.Shards.

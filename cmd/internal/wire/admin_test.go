@@ -3,6 +3,8 @@ package wire
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -11,7 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/saldo-ledger/saldo/internal/admin"
+	"github.com/saldo-ledger/saldo/internal/cluster"
+	"github.com/saldo-ledger/saldo/internal/ledger"
 )
 
 func TestAdvertised(t *testing.T) {
@@ -61,6 +69,33 @@ func TestOperatorToken(t *testing.T) {
 	write("correct-horse-battery\n")
 	if token, err := readToken(file); err != nil || token != "correct-horse-battery" {
 		t.Errorf("%q, %v", token, err)
+	}
+}
+
+// After an answer was lost a change may have been made: only what etcd was asked, and has answered, is refused.
+func TestLostAnswerAboutAMoveIsNoRefusal(t *testing.T) {
+	t.Parallel()
+	for what, test := range map[string]struct {
+		err     error
+		unknown bool
+	}{
+		"done":             {nil, false},
+		"phase":            {errors.New("it has ended"), false},
+		"changed":          {cluster.ErrChanged, false},
+		"etcd's timeout":   {rpctypes.ErrTimeout, true},
+		"leader lost":      {rpctypes.ErrTimeoutDueToLeaderFail, true},
+		"connection":       {status.Error(codes.Unavailable, "error reading from server: EOF"), true},
+		"ours to wait":     {context.DeadlineExceeded, true},
+		"the caller's end": {context.Canceled, true},
+	} {
+		err := test.err
+		if err != nil {
+			err = fmt.Errorf("abort move 01-a: %w", err)
+		}
+		got := moveError(err)
+		if unknown := ledger.CodeOf(got) == ledger.CodeUnknown; unknown != test.unknown || !test.unknown && got != err {
+			t.Errorf("%s: %v", what, got)
+		}
 	}
 }
 

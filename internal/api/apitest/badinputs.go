@@ -486,7 +486,8 @@ func BadInputs() []Case {
 	put(Case{Name: "78 ambiguous transaction id", Method: "GET", Path: "/transfers/setup-add", Status: 409, Code: "ambiguous_transaction_id"})
 	put(Case{Name: "90 CORS preflight", Method: "OPTIONS", Path: "/transfers", Status: 405, Allow: "POST",
 		Header: http.Header{"Origin": {"https://evil.example"}, "Access-Control-Request-Method": {"POST"}}})
-	for _, path := range []string{"/admin", "/shards", "/sagas", "/debug/pprof/", "/debug/vars", "/metrics"} {
+	put(Case{Name: "90 metrics by another method", Method: "POST", Path: "/metrics", Status: 405, Code: "method_not_allowed", Allow: "GET, HEAD"})
+	for _, path := range []string{"/admin", "/shards", "/sagas", "/debug/pprof/", "/debug/vars"} {
 		absent("98 "+path, path, "not_found")
 	}
 	return cases
