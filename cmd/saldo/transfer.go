@@ -61,6 +61,9 @@ func (c *transferShowCommand) Run(ctx context.Context, to streams) error {
 		}
 		draw(to.out, d)
 	}
+	if list.More {
+		fmt.Fprintln(to.err, "There are more of that id: say whose, as in saldo transfer show alice/my-transfer.")
+	}
 	return tellUnanswered(to, list.Unanswered)
 }
 
