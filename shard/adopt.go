@@ -87,7 +87,9 @@ func (s *Standing) adoptable(cluster string, id ledger.ShardID, known Known) err
 	case s.Timeline < known.Timeline || s.Timeline < s.Adopted:
 		return fmt.Errorf("%w: it is on timeline %d, and the shard is on %d: it is an old primary, to be rewound or made anew",
 			ErrNotAdoptable, s.Timeline, max(known.Timeline, s.Adopted))
-	case s.Timeline == known.Timeline && s.Adopted != s.Timeline && (s.adoption == "" || s.adoption != known.Mark):
+	case s.Timeline == known.Timeline && known.Mark == "" && s.Adopted != s.Timeline,
+		s.Timeline == known.Timeline && known.Mark != "" && s.adoption != known.Mark:
+		// Its database may take itself for adopted: by a registry that was set back since, and has decided on another one.
 		return fmt.Errorf("%w: another server was adopted on its timeline %d: this one is to be rewound or made anew", ErrNotAdoptable, s.Timeline)
 	case s.ForksUnknown != "" && (s.Timeline != s.Adopted || known.Timeline != 0 && s.Timeline != known.Timeline):
 		return fmt.Errorf("%w: the history of its timeline cannot be read: %s", ErrNotAdoptable, s.ForksUnknown)
@@ -105,8 +107,12 @@ func (s *Standing) adoptable(cluster string, id ledger.ShardID, known Known) err
 	return nil
 }
 
-// No mark that the registry may have decided on is replaced: it knows none for a timeline beyond its own.
-const markStatement = `update saldo.shard_meta set adoption = gen_random_uuid() returning adoption::text`
+// No mark that the registry may have decided on is replaced: it knows none for a timeline beyond its own, unless it was set
+// back, or read before somebody else adopted the server. One that was adopted on its timeline keeps its mark.
+const markStatement = `
+update saldo.shard_meta
+set adoption = case when timeline = ` + runningTimeline + ` and adoption is not null then adoption else gen_random_uuid() end
+returning adoption::text`
 
 const adoptStatement = `
 update saldo.shard_meta

@@ -169,6 +169,19 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("adopted: %+v", result)
 	}
 
+	// A registry that was set back begins to adopt it again: the mark stays, so that the newer registry still knows the server.
+	back := &registry{Known: shard.Known{Timeline: 1}, elsewhere: r.elsewhere, anew: r.anew}
+	silent := func(context.Context, shard.Adoption) error { return errors.New("the registry is away") }
+	if _, _, err := shard.Adopt(t.Context(), one.DSN(), "", cluster, "s1", back.Known, silent, back.holds); err == nil {
+		t.Error("it is adopted though the registry is away")
+	}
+	if _, err := r.adopt(t, one); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+	if _, err := back.adopt(t, one); err != nil || back.Known != r.Known {
+		t.Errorf("by the registry that was set back: %+v, not %+v: %v", back.Known, r.Known, err)
+	}
+
 	// The old primary comes back, and finds itself adopted.
 	if err := primary.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -270,6 +283,12 @@ func TestTimelineOfTheSameNumber(t *testing.T) {
 		{"it was promoted twice and never adopted", 1, "", shard.Known{Timeline: 1}, true},
 		{"an old backup, restored twice", 1, "", shard.Known{Timeline: 2, Mark: "m2"}, false},
 		{"and somebody tried to adopt that", 1, "m9", shard.Known{Timeline: 2, Mark: "m2"}, false},
+		{"it was adopted on 3", 3, "m3", shard.Known{Timeline: 3, Mark: "m3"}, true},
+		{"it was adopted on 3, another one after etcd was set back", 3, "m9", shard.Known{Timeline: 3, Mark: "m3"}, false},
+		{"it was adopted on 3, and the registry has no mark of it", 3, "m3", shard.Known{Timeline: 3}, true},
+		{"the crash came between the registry and the database, on 3", 2, "m3", shard.Known{Timeline: 3, Mark: "m3"}, true},
+		{"it was marked on 3, another one was adopted", 2, "m9", shard.Known{Timeline: 3, Mark: "m3"}, false},
+		{"it was never marked, and another one was registered on 3", 2, "", shard.Known{Timeline: 3}, false},
 	} {
 		third.Adopted = c.adopted
 		err := shard.Adoptable(third, c.marked, c.known)

@@ -13,8 +13,10 @@ import (
 // Claims is what a shard's own tables say about slots, and the server that says so.
 type Claims struct {
 	*Standing
-	Mark  string // of the adoption that was begun last
-	Slots []Claim
+	Mark   string // of the adoption that was begun last
+	Slots  []Claim
+	Others []ledger.ShardID // to which slots have gone, or from which they came
+	Silent []string         // hosts of its address that could not be looked at, and why
 }
 
 // Claim is what a shard knows of a slot.
@@ -35,10 +37,21 @@ select slot, state in ('owned', 'fenced'), state = 'incoming', epoch, case state
 from saldo.slots
 order by slot`
 
+const othersStatement = `
+select moved_to from saldo.slots where moved_to <> ''
+union
+select other from saldo.moved
+order by 1`
+
 // ReadClaims reads what the shard at dsn says about slots, whether it was adopted or not: for whoever makes a registry out
-// of what the shards know. The error is ErrUnfit if it is no shard, or one of another kind of cluster.
-func ReadClaims(ctx context.Context, dsn, password string) (*Claims, error) {
-	config, err := connConfig(dsn, password, "", "saldo rebuild")
+// of what the shards know. Of several hosts it asks the one that FindPrimary finds, by the timeline that is known. The error
+// is ErrUnfit if it is no shard, or one of another kind of cluster.
+func ReadClaims(ctx context.Context, dsn, password string, known int) (*Claims, error) {
+	primary, err := FindPrimary(ctx, dsn, password, known)
+	if err != nil {
+		return nil, fmt.Errorf("read what the shard knows: %w", err)
+	}
+	config, err := connConfig(primary.DSN, password, "", "saldo rebuild")
 	if err != nil {
 		return nil, err
 	}
@@ -54,8 +67,8 @@ func ReadClaims(ctx context.Context, dsn, password string) (*Claims, error) {
 	if s.Cluster == "" {
 		return nil, fmt.Errorf("%w: it is none", ErrUnfit)
 	}
-	if s.Standby {
-		return nil, fmt.Errorf("%w: it is a standby: name its primary", ErrUnfit)
+	if !s.Started.Equal(primary.Started) || s.Timeline != primary.Timeline {
+		return nil, fmt.Errorf("read what the shard knows: another server answers at %s than a moment ago: try again", config.Host)
 	}
 	var (
 		hash  string
@@ -66,11 +79,17 @@ func ReadClaims(ctx context.Context, dsn, password string) (*Claims, error) {
 		return nil, fmt.Errorf("%w: it was made with %d slots by %s, and this program has %d by %s",
 			ErrUnfit, slots, hash, placement.Slots, placement.HashID)
 	}
-	claims := &Claims{Standing: s, Mark: s.adoption}
+	claims := &Claims{Standing: s, Mark: s.adoption, Silent: primary.Silent}
 	if err == nil {
 		var rows pgx.Rows
 		if rows, err = conn.Query(ctx, claimsStatement); err == nil {
 			claims.Slots, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Claim])
+		}
+	}
+	if err == nil {
+		var rows pgx.Rows
+		if rows, err = conn.Query(ctx, othersStatement); err == nil {
+			claims.Others, err = pgx.CollectRows(rows, pgx.RowTo[ledger.ShardID])
 		}
 	}
 	if err != nil {

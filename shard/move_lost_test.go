@@ -225,7 +225,7 @@ func TestDecidedTwice(t *testing.T) {
 	m.run(after[:2]...)
 	was := m.traces()
 	for _, s := range afterAbort[:2] {
-		if err := s.do(m); refusals(err) == nil {
+		if err := s.do(m); refusals(err) == nil && !errors.Is(err, rebalance.ErrSwitchLost) {
 			t.Errorf("%s after a switch: %v", s.name, err)
 		}
 	}
@@ -245,6 +245,49 @@ func TestDecidedTwice(t *testing.T) {
 	if was == m.traces() {
 		t.Error("nothing has changed")
 	}
+}
+
+// The registry is restored to what it was before a switch, when the target was activated and the source not yet told: nothing
+// opens the slots at the source, until the registry says again that the target has them.
+func TestRegistryForgetsASwitch(t *testing.T) {
+	t.Parallel()
+	w := openTwo(t)
+	slots := w.one("u0")
+	m := w.move("m", "s1", "s2", slots, 1)
+	m.run(before...)
+	old := w.holds(slots)
+	again := w.decide(slots, "s2") // an abort by the old registry would give the source these epochs
+	m.run(after[0])
+	next := m.next()
+	for _, try := range []struct {
+		stage
+		held []placement.Hold
+	}{{before[0], old}, {before[6], old}, {afterAbort[0], again}} {
+		next.stale = try.held
+		err := patiently(func() error { return try.do(next) })
+		if !errors.Is(err, rebalance.ErrSwitchLost) || errors.Is(err, rebalance.ErrHalfMarked) {
+			t.Errorf("%s: %v", try.name, err)
+		}
+		if state := w.books["s1"].sql(`select state from saldo.slots where slot = any($1)`, slotList(slots)); state != "fenced" {
+			t.Errorf("%s leaves the slots %s at the source", try.name, state)
+		}
+	}
+	next.stale = nil
+	next.run(before[0])
+	next.run(after...)
+	w.mustBeSound()
+}
+
+// A target that is down keeps nobody from opening the slots at the source.
+func TestUnfenceWithoutTheTarget(t *testing.T) {
+	t.Parallel()
+	w := openTwo(t)
+	slots := w.one("u0")
+	w.move("m", "s1", "s2", slots, 1).run(before[:6]...)
+	w.moveVia("host=127.0.0.1 port=1 sslmode=disable", "m", "s1", "s2", slots, 1).run(before[6])
+	w.decide(slots, "s1")
+	w.moveVia("host=127.0.0.1 port=1 sslmode=disable", "m", "s1", "s2", slots, 1).run(afterAbort[0])
+	w.mustBeSound()
 }
 
 // A pass that timed out is stored when a later one was made already.

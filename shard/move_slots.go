@@ -81,6 +81,9 @@ func (p *Pair) markSource(activated bool) step {
 func (p *Pair) markTarget(activated bool) step {
 	return func(row slotRow, held ledger.Epoch) (slotRow, error) {
 		switch {
+		case activated && row.epoch > held:
+			return row, fmt.Errorf("slot %d is %s at epoch %d, held at %d: %w",
+				row.slot, row.state, row.epoch, held, rebalance.ErrSwitchLost)
 		case activated:
 			return row, nil
 		case row.move == p.config.MoveID && (row.state == slotIncoming || row.state == slotMoved):
@@ -185,15 +188,18 @@ func (p *Pair) Mark(ctx context.Context, holds []placement.Hold) error {
 		return p.source.failed("look at slots", err)
 	}
 	if slices.ContainsFunc(before, func(row heldRow) bool { return row.state == slotMoved }) {
-		if activated, err = p.activated(ctx); err != nil {
+		if activated, err = p.Activated(ctx); err != nil {
 			return err
 		}
 	}
 	if err := p.source.change(ctx, "mark slots", holds, p.markSource(activated), nil); err != nil {
 		return err
 	}
-	if activated, err = p.activated(ctx); err == nil {
+	if activated, err = p.Activated(ctx); err == nil {
 		err = p.target.change(ctx, "mark slots", holds, p.markTarget(activated), nil)
+	}
+	if errors.Is(err, rebalance.ErrSwitchLost) {
+		return err
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", rebalance.ErrHalfMarked, err)
@@ -201,8 +207,8 @@ func (p *Pair) Mark(ctx context.Context, holds []placement.Hold) error {
 	return nil
 }
 
-// activated tells whether the target was activated by this move.
-func (p *Pair) activated(ctx context.Context) (is bool, err error) {
+// Activated tells whether the target was activated by this move.
+func (p *Pair) Activated(ctx context.Context) (is bool, err error) {
 	conn, err := p.target.get(ctx)
 	if err != nil {
 		return false, err
@@ -212,6 +218,21 @@ func (p *Pair) activated(ctx context.Context) (is bool, err error) {
 		return false, p.target.failed("look at the move", err)
 	}
 	return is, nil
+}
+
+// askPatience is how long a target is asked for what the source's clients wait for.
+const askPatience = time.Second
+
+// notSwitched returns ErrSwitchLost if the target owns the slots that are to be opened at the source. A registry that was
+// restored from a backup may say so: Mark has asked then, which waits for the answer; and where none comes here, clients of
+// the source do not wait for a target that is down.
+func (p *Pair) notSwitched(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	if activated, err := p.Activated(ctx); err == nil && activated {
+		return fmt.Errorf("shard %s: %w", p.config.Target.ID, rebalance.ErrSwitchLost)
+	}
+	return nil
 }
 
 // Fence stops writes to the slots at the source.
@@ -240,6 +261,9 @@ func (p *Pair) requeue(write *pgx.Batch, changed []int16) {
 
 // Unfence takes Fence back.
 func (p *Pair) Unfence(ctx context.Context, holds []placement.Hold) error {
+	if err := p.notSwitched(ctx); err != nil {
+		return err
+	}
 	return p.source.change(ctx, "lift the fence of slots", holds, p.unfence, p.requeue)
 }
 
@@ -299,7 +323,7 @@ func (p *Pair) Tombstone(ctx context.Context, holds []placement.Hold) error {
 	if done {
 		return nil
 	}
-	activated, err := p.activated(ctx)
+	activated, err := p.Activated(ctx)
 	if err != nil {
 		return err
 	}
@@ -317,6 +341,9 @@ func (p *Pair) Tombstone(ctx context.Context, holds []placement.Hold) error {
 
 // Restore makes the source own the slots, after an abort.
 func (p *Pair) Restore(ctx context.Context, holds []placement.Hold) error {
+	if err := p.notSwitched(ctx); err != nil {
+		return err
+	}
 	return p.source.change(ctx, "restore slots", holds, p.restore, p.requeue)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/saldo-ledger/saldo/internal/assembly"
@@ -49,21 +50,35 @@ func (c *registryRebuildCommand) Run(ctx context.Context, to streams) error {
 	if err != nil {
 		return err
 	}
+	gone, err := etcd.Retired(ctx)
+	if err != nil {
+		return err
+	}
 	claims := make(map[ledger.ShardID]*shard.Claims)
 	uid := ""
 	for _, id := range slices.Sorted(maps.Keys(addresses)) {
-		claims[id], err = shard.ReadClaims(ctx, addresses[id], passwords(id))
+		var known cluster.Shard
+		if view != nil {
+			known = view.Shards[id]
+		}
+		claims[id], err = shard.ReadClaims(ctx, addresses[id], passwords(id), known.Timeline)
 		switch {
 		case err != nil:
 			return fmt.Errorf("shard %s: %w", id, err)
 		case claims[id].Shard != id:
 			return fmt.Errorf("the database at %s is shard %s, not %s", addresses[id], claims[id].Shard, id)
+		case known.Adoption != "" && claims[id].Timeline == known.Timeline && claims[id].Mark != known.Adoption:
+			return fmt.Errorf("shard %s: another server was adopted on timeline %d than the one at %s: name that one's address with "+
+				"`saldo shard readdress`", id, known.Timeline, addresses[id])
 		case uid != "" && claims[id].Cluster != uid:
 			return fmt.Errorf("shard %s is of cluster %s, and the others are of %s", id, claims[id].Cluster, uid)
 		}
 		uid = claims[id].Cluster
 	}
-	rebuilt, err := assembly.Rebuild(view, claims, time.Now().UTC().Truncate(time.Millisecond))
+	if err := unnamed(claims, slices.Concat(retired, gone)); err != nil {
+		return err
+	}
+	rebuilt, lost, err := assembly.Rebuild(view, claims, time.Now().UTC().Truncate(time.Millisecond))
 	if err != nil {
 		return fmt.Errorf("nothing was written: %w", err)
 	}
@@ -76,14 +91,27 @@ func (c *registryRebuildCommand) Run(ctx context.Context, to streams) error {
 		}
 	}
 	changed := changedSlots(view, rebuilt)
-	if changed+len(rebuilt.Shards)+len(retired)+len(rebuilt.Moves)+len(rebuilt.Forget) == 0 {
+	if changed+len(rebuilt.Shards)+len(retired)+len(rebuilt.Moves)+len(rebuilt.Forget)+len(lost) == 0 {
 		fmt.Fprintf(to.err, "the registry of cluster %s says what its %d shards say: nothing to do\n", uid, len(claims))
 		return nil
 	}
 	what := fmt.Sprintf("Cluster %s: %d shards are registered, %d retired, %d slots get another owner or epoch in the registry, "+
 		"%d records of moves are written and %d forgotten. No router or coordinator may run.",
 		uid, len(rebuilt.Shards), len(retired), changed, len(rebuilt.Moves), len(rebuilt.Forget))
-	if err := c.ask(to, what, "rebuild"); err != nil {
+	for _, id := range slices.Sorted(maps.Keys(claims)) {
+		for _, host := range claims[id].Silent {
+			what += fmt.Sprintf("\nshard %s: a host of its address does not answer: if it was the primary, start it first: %s", id, host)
+		}
+	}
+	word := "rebuild"
+	if len(lost) > 0 {
+		what, word = what+"\n"+strings.Join(lost, "\n"), "lose"
+		if c.Yes {
+			return fmt.Errorf("nothing was written: what would be lost is not decided by --yes: do it without, and type %s: %s",
+				word, strings.Join(lost, "; "))
+		}
+	}
+	if err := c.ask(to, what, word); err != nil {
 		return err
 	}
 	if err := etcd.Rebuild(ctx, view, *rebuilt); err != nil {
@@ -132,6 +160,24 @@ func (c *registryRebuildCommand) addresses(view *cluster.View) (map[ledger.Shard
 		return nil, nil, errors.New("the registry is empty: name every shard with --shard ID=DSN")
 	}
 	return addresses, retired, nil
+}
+
+// unnamed refuses to forget that an id was used: a shard that gets it again would be taken for the one that slots went to.
+func unnamed(claims map[ledger.ShardID]*shard.Claims, retired []ledger.ShardID) error {
+	var errs []error
+	said := make(map[ledger.ShardID]bool)
+	for _, by := range slices.Sorted(maps.Keys(claims)) {
+		for _, id := range claims[by].Others {
+			if claims[id] == nil && !slices.Contains(retired, id) && !said[id] {
+				said[id] = true
+				errs = append(errs, fmt.Errorf("shard %s knows of a shard %s: name it with --retired if it was removed, else with --shard", by, id))
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("nothing was written: %w", err)
+	}
+	return nil
 }
 
 // changedSlots is about how many slots the registry says something else now.

@@ -40,3 +40,50 @@ func TestRegistryRebuild(t *testing.T) {
 	u.refused("choose a new id", "shard", "add", "--id", "s3", "--dsn", pgtest.Database(t, nil))
 	u.does("move", "start", "--from", "s1", "--to", "s2", "--slots", "1")
 }
+
+// An id that slots went to is not forgotten, what would be lost is for a person to agree to, and an old primary is not asked.
+func TestRegistryRebuildRefusesToForget(t *testing.T) {
+	t.Parallel()
+	u := newTerminal(t)
+	rebuild := []string{"registry", "rebuild"}
+	first := u.addShard("s1", "--initial-shards", "2")
+	second := u.addShard("s2")
+	u.sql(second, `insert into saldo.moved (move_id, other, currency, amount) values ('old', 's8', 'USD', 1)`)
+	u.refused("shard s2 knows of a shard s8: name it with --retired", rebuild...)
+	if _, says, err := u.types("rebuild\n", append(rebuild, "--retired", "s8")...); err != nil || !strings.Contains(says, "1 retired") {
+		t.Fatalf("%v, %s", err, says)
+	}
+	u.sql(second, `update saldo.slots set moved_to = 's9' where slot = 4095`)
+	u.refused("shard s2 knows of a shard s9", rebuild...)
+	u.sql(second, `update saldo.slots set moved_to = '' where slot = 4095`)
+	if _, says, err := u.types("", rebuild...); err != nil || !strings.Contains(says, "nothing to do") {
+		t.Fatalf("retired before: %v, %s", err, says)
+	}
+
+	u.does("move", "start", "--from", "s1", "--to", "s2", "--slots", "1")
+	var moves []listedMove
+	u.reads(&moves, "move", "list")
+	slot := moves[0].Slots.String()
+	u.sql(first, `update saldo.slots set move_id = '`+string(moves[0].ID)+`' where slot = `+slot)
+	u.sql(second, `insert into saldo.slots (slot, state, epoch) values (`+slot+`, 'owned', 2)`)
+	u.refused("is LOST", append(rebuild, "--yes")...)
+	for _, word := range []string{"rebuild", "lose"} {
+		if _, says, err := u.types(word+"\n", rebuild...); (err == nil) != (word == "lose") || !strings.Contains(says, "has acknowledged for them since is LOST") {
+			t.Errorf("to type %s: %v, %s", word, err, says)
+		}
+	}
+	if _, says, err := u.types("", rebuild...); err == nil || !strings.Contains(says, "LOST") {
+		t.Errorf("again, with a registry that says it: %v, %s", err, says)
+	}
+
+	etcd := u.registry()
+	view, err := etcd.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := etcd.Adopt(t.Context(), view.Config, "s1", 1, 2, "mark"); err != nil {
+		t.Fatal(err)
+	}
+	u.refused("is an old primary", rebuild...)
+	u.refused("is an old primary", "shard", "migrate", "s1")
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/shard"
 )
@@ -55,7 +56,8 @@ func (c *shardMigrateCommand) Run(ctx context.Context, to streams) error {
 	}
 	var errs []error
 	for _, id := range ids {
-		from, now, err := migrate(ctx, view.Config.UID, id, cmp.Or(c.OwnerDSN, view.Shards[id].DSN), owners(id))
+		known := view.Shards[id]
+		from, now, err := migrate(ctx, view.Config.UID, known, cmp.Or(c.OwnerDSN, known.DSN), owners(id))
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("shard %s: %w", id, err))
@@ -68,11 +70,17 @@ func (c *shardMigrateCommand) Run(ctx context.Context, to streams) error {
 	return errors.Join(errs...)
 }
 
-// migrate brings the tables of a registered shard to this program's version.
-func migrate(ctx context.Context, cluster string, id ledger.ShardID, dsn, password string) (from, to int64, err error) {
+// migrate brings the tables of a registered shard to this program's version, at its primary: an old one that is back may be
+// named first by the address.
+func migrate(ctx context.Context, uid string, known cluster.Shard, dsn, password string) (from, to int64, err error) {
+	primary, err := shard.FindPrimary(ctx, dsn, password, known.Timeline)
+	if err != nil {
+		return 0, 0, err
+	}
+	dsn = primary.DSN
 	found, err := shard.Examine(ctx, dsn, password)
 	if err == nil {
-		err = found.Joins(cluster, id)
+		err = found.Joins(uid, known.ID)
 	}
 	if err == nil && found.Shard == "" {
 		err = fmt.Errorf("%w: it is empty: a shard is made by `saldo shard add`", shard.ErrUnfit)

@@ -1,6 +1,7 @@
 package assembly
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,10 +17,12 @@ import (
 
 // Rebuild says what the registry of a cluster must say, given what its shards claim and what it says now (nil: it is empty).
 // The later decision about a slot counts, and epochs tell which one that is. What would have to be guessed is an error that
-// names all of it, and what to do.
-func Rebuild(view *cluster.View, claims map[ledger.ShardID]*shard.Claims, now time.Time) (*cluster.Rebuilt, error) {
+// names all of it, and what to do. lost says what the cluster loses by what is decided: for a person to agree to.
+func Rebuild(view *cluster.View, claims map[ledger.ShardID]*shard.Claims, now time.Time) (
+	rebuilt *cluster.Rebuilt, lost []string, err error,
+) {
 	r := &rebuilding{
-		view: view, claims: claims, problems: make(map[string]placement.SlotSet),
+		view: view, claims: claims, problems: make(notes), lost: make(notes), aborted: make(map[placement.MoveID]int),
 		Rebuilt: cluster.Rebuilt{Owners: make(map[ledger.Slot]placement.Owner)},
 	}
 	for slot := range ledger.Slot(placement.Slots) {
@@ -33,24 +36,39 @@ func Rebuild(view *cluster.View, claims map[ledger.ShardID]*shard.Claims, now ti
 	}
 	r.left(now)
 	var errs []error
-	for _, problem := range slices.Sorted(maps.Keys(r.problems)) {
-		slots := placement.NewSlotSet(r.problems[problem]...)
-		errs = append(errs, errors.New(strings.ReplaceAll(problem, "{slots}", slots.String())))
+	for _, problem := range r.problems.texts() {
+		errs = append(errs, errors.New(problem))
 	}
-	return &r.Rebuilt, errors.Join(errs...)
+	return &r.Rebuilt, r.lost.texts(), errors.Join(errs...)
 }
 
 type rebuilding struct {
 	cluster.Rebuilt
 	view     *cluster.View
 	claims   map[ledger.ShardID]*shard.Claims
-	problems map[string]placement.SlotSet // by what is to be said of the slots
+	problems notes
+	lost     notes
+	aborted  map[placement.MoveID]int // how many slots of a move prove that it was
 }
 
-// problem notes what is to be said of {slots}.
-func (r *rebuilding) problem(slot ledger.Slot, format string, args ...any) {
+// notes are slots by what is to be said of {slots}.
+type notes map[string]placement.SlotSet
+
+func (n notes) add(slot ledger.Slot, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
-	r.problems[text] = append(r.problems[text], slot)
+	n[text] = append(n[text], slot)
+}
+
+func (n notes) texts() (texts []string) {
+	for _, text := range slices.Sorted(maps.Keys(n)) {
+		slots := placement.NewSlotSet(n[text]...)
+		texts = append(texts, strings.ReplaceAll(text, "{slots}", slots.String()))
+	}
+	return texts
+}
+
+func (r *rebuilding) problem(slot ledger.Slot, format string, args ...any) {
+	r.problems.add(slot, format, args...)
 }
 
 // own finds the owner of a slot: who has it at the highest epoch, the registry's word among the shards'.
@@ -63,7 +81,7 @@ func (r *rebuilding) own(slot ledger.Slot) {
 		claim, ok := find(r.claims[id].Slots, slot)
 		switch {
 		case !ok || !claim.Has || claim.Epoch < best.Epoch:
-		case claim.Epoch == best.Epoch && best.Shard != id:
+		case claim.Epoch == best.Epoch && best.Shard != id && !r.gave(best.Shard, slot, id):
 			r.problem(slot, "shards %s and %s both have slots {slots} at one epoch", best.Shard, id)
 		default:
 			best = placement.Owner{Shard: id, Epoch: claim.Epoch}
@@ -78,7 +96,53 @@ func (r *rebuilding) own(slot ledger.Slot) {
 		r.problem(slot, "slots {slots} are shard %s's, which was not read: name it with --shard", best.Shard)
 		return
 	}
+	own, _ := find(r.claims[best.Shard].Slots, slot)
+	switch {
+	case !own.Has && !own.Coming && !r.comes(slot, best.Shard):
+		r.problem(slot, "slots {slots} are shard %s's by the registry, and it does not have them: "+
+			"restore it to a later point", best.Shard)
+	case own.Has && own.Move != "":
+		best.Epoch = r.givenBack(slot, best, own.Move)
+	}
 	r.Owners[slot] = best
+}
+
+// gave tells whether a shard knows that another one has had a slot from it.
+func (r *rebuilding) gave(id ledger.ShardID, slot ledger.Slot, to ledger.ShardID) bool {
+	if r.claims[id] == nil {
+		return false
+	}
+	claim, ok := find(r.claims[id].Slots, slot)
+	return ok && !claim.Has && !claim.Coming && claim.MovedTo == to
+}
+
+// comes tells whether a slot is on record as switched to a shard that knows nothing of it, after a failover, and the other
+// one has the rows yet.
+func (r *rebuilding) comes(slot ledger.Slot, to ledger.ShardID) bool {
+	if r.view == nil {
+		return false
+	}
+	return slices.ContainsFunc(r.view.Moves, func(move placement.Move) bool {
+		if move.Target != to || r.claims[move.Source] == nil || !slices.Contains(move.Slots, slot) {
+			return false
+		}
+		claim, ok := find(r.claims[move.Source].Slots, slot)
+		return ok && (move.Phase == placement.PhaseSwitched || move.Phase == placement.PhaseClean) &&
+			(claim.Left == move.ID || claim.Has)
+	})
+}
+
+// givenBack returns the epoch of a slot that its owner has under a move: a later one if the move's target has discarded its
+// copy under it. That is done only after an abort, by which the owner keeps the slot at that epoch, and was not told yet.
+func (r *rebuilding) givenBack(slot ledger.Slot, owner placement.Owner, move placement.MoveID) ledger.Epoch {
+	for id, shard := range r.claims {
+		claim, _ := find(shard.Slots, slot)
+		if claim.Left == move && claim.Epoch > owner.Epoch && r.gave(id, slot, owner.Shard) {
+			r.aborted[move]++
+			return claim.Epoch
+		}
+	}
+	return owner.Epoch
 }
 
 func find(claims []shard.Claim, slot ledger.Slot) (shard.Claim, bool) {
@@ -121,6 +185,10 @@ func (r *rebuilding) moves(now time.Time) map[placement.MoveID]placement.Move {
 		case r.claims[move.Source] == nil || r.claims[move.Target] == nil:
 			r.Forget = append(r.Forget, move.ID)
 			continue
+		case source == len(move.Slots) && r.aborted[move.ID] == source:
+			move.Phase, move.Epochs, move.DecidedAt = placement.PhaseAborting, epochs, &now
+			move.Paused, move.Cause = false, cmp.Or(move.Cause, "it was aborted, which the registry has lost")
+			r.Moves = append(r.Moves, move)
 		case target == len(move.Slots) && (before || move.Phase == placement.PhaseAborting):
 			move.Phase, move.Epochs, move.DecidedAt = placement.PhaseSwitched, epochs, &now
 			move.Paused, move.Cause = false, ""
@@ -150,8 +218,12 @@ func (r *rebuilding) judge(id ledger.ShardID, claim shard.Claim, move placement.
 	case claim.Has && claim.Fenced && claim.Move == "" && owner.Shard == id:
 		r.problem(claim.Slot, "shard %s has fenced slots {slots}, since it was adopted, and nobody else has them: "+
 			"a person must look", id)
-	case claim.Has && owner.Shard != id && known.Adopted == known.Timeline && move.Phase != placement.PhaseSwitched &&
-		!claim.Fenced:
+	case claim.Has && owner.Shard != id && known.Adopted == known.Timeline && !claim.Fenced &&
+		move.Phase == placement.PhaseSwitched:
+		// Told of the switch it leaves a tombstone, over whatever it has done since.
+		r.lost.add(claim.Slot, "shard %s takes slots {slots} for its own and has not fenced them, and shard %s was given them "+
+			"by move %s: what %s has acknowledged for them since is LOST", id, owner.Shard, move.ID, id)
+	case claim.Has && owner.Shard != id && known.Adopted == known.Timeline && !claim.Fenced:
 		r.problem(claim.Slot, "shard %s takes slots {slots} for its own, and %s was given them later: it was set back "+
 			"without a new timeline: start it with recovery.signal, see Backup and restore", id, owner.Shard)
 	case !claim.Has && !claim.Coming && claim.Epoch > owner.Epoch:
@@ -162,14 +234,16 @@ func (r *rebuilding) judge(id ledger.ShardID, claim shard.Claim, move placement.
 
 // left notes a record for each copy that a move has left of which the registry has none: so it is deleted, after the time
 // that such copies are kept. Which of the two shards was the source makes no difference any more: the other one has the slots.
+// One that is contradicted makes room for it. Where a move has left copies at both, the second one waits for another rebuild.
 func (r *rebuilding) left(now time.Time) {
+	taken := make(map[placement.MoveID]bool)
 	for _, id := range slices.Sorted(maps.Keys(r.claims)) {
 		records := make(map[placement.MoveID]placement.Move)
 		for _, claim := range r.claims[id].Slots {
-			if claim.Left == "" || r.claims[claim.MovedTo] == nil {
+			if claim.Left == "" || r.claims[claim.MovedTo] == nil || taken[claim.Left] {
 				continue
 			}
-			if r.view != nil {
+			if r.view != nil && !slices.Contains(r.Forget, claim.Left) {
 				if _, ok := r.view.Move(claim.Left); ok {
 					continue
 				}
@@ -186,6 +260,8 @@ func (r *rebuilding) left(now time.Time) {
 		}
 		for _, move := range slices.Sorted(maps.Keys(records)) {
 			r.Moves = append(r.Moves, records[move])
+			taken[move] = true
 		}
 	}
+	r.Forget = slices.DeleteFunc(r.Forget, func(id placement.MoveID) bool { return taken[id] }) // one key, one write
 }

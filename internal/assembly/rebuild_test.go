@@ -72,7 +72,9 @@ func TestRebuild(t *testing.T) {
 		change func(c claimed)
 		owner  ledger.ShardID // of slot 7
 		moves  string         // written and, with a minus, forgotten
+		lost   string         // a part of it
 		want   string         // a part of the error
+		epoch  ledger.Epoch   // of slot 7, if that matters
 	}{
 		"empty":                        {owner: "s1"},
 		"right":                        {view: founded(nil), owner: "s1"},
@@ -128,6 +130,49 @@ func TestRebuild(t *testing.T) {
 				c.say("s2", shard.Claim{Slot: 7, Has: true, Epoch: 2})
 			},
 		},
+		"a record that is contradicted, and a copy of it": {
+			view: founded(nil, under(placement.PhaseCopy)), owner: "s2", moves: "m clean",
+			change: func(c claimed) {
+				c.say("s1", shard.Claim{Slot: 7, Epoch: 2, MovedTo: "s2", Left: "m"})
+				c.say("s2", shard.Claim{Slot: 7, Has: true, Epoch: 2})
+			},
+		},
+		"aborted since, and the source was not told": {
+			view: founded(nil, under(placement.PhaseFence)), owner: "s1", epoch: 2, moves: "m aborting",
+			change: func(c claimed) {
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 1, Move: "m"})
+				c.say("s3", shard.Claim{Slot: 7, Epoch: 2, MovedTo: "s1", Left: "m"})
+			},
+		},
+		"moved since, and the source has lifted its fence": {
+			view: founded(nil, under(placement.PhaseCopy)), owner: "s3", moves: "m switched",
+			lost: "shard s1 takes slots 7 for its own and has not fenced them, and shard s3 was given them by move m",
+			change: func(c claimed) {
+				c.moved()
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Epoch: 1, Move: "m"})
+			},
+		},
+		"moved since, and the source has lifted its fence, and is not adopted": {
+			view: founded(nil, under(placement.PhaseCopy)), owner: "s3", moves: "m switched",
+			change: func(c claimed) {
+				c.moved()
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Epoch: 1, Move: "m"})
+				c["s1"].Timeline = 2
+			},
+		},
+		"the registry and a shard at one epoch, and the registry's owner gave it to that": {
+			view:   founded(func(owners map[ledger.Slot]placement.Owner) { owners[7] = placement.Owner{Shard: "s1", Epoch: 2} }),
+			change: claimed.moved, owner: "s3", moves: "m clean",
+		},
+		"the registry's owner has no row": {
+			view:   founded(switched),
+			change: func(c claimed) { c.say("s1", shard.Claim{Slot: 7, Epoch: 2, MovedTo: "s3"}) },
+			want:   "slots 7 are shard s3's by the registry, and it does not have them",
+		},
+		"the registry's owner has no row, and the source has the copy": {
+			view: founded(switched, under(placement.PhaseClean)), owner: "s3",
+			change: func(c claimed) { c.say("s1", shard.Claim{Slot: 7, Epoch: 2, MovedTo: "s3", Left: "m"}) },
+		},
 		"two have it": {
 			change: func(c claimed) { c.say("s2", shard.Claim{Slot: 7, Has: true, Epoch: 1}) },
 			want:   "shards s1 and s2 both have slots 7 at one epoch",
@@ -181,7 +226,7 @@ func TestRebuild(t *testing.T) {
 			if test.change != nil {
 				test.change(c)
 			}
-			rebuilt, err := assembly.Rebuild(test.view, c, at)
+			rebuilt, lost, err := assembly.Rebuild(test.view, c, at)
 			if test.want != "" {
 				if err == nil || !strings.Contains(err.Error(), test.want) {
 					t.Errorf("%v, which does not say %q", err, test.want)
@@ -193,11 +238,17 @@ func TestRebuild(t *testing.T) {
 			}
 			if owner := rebuilt.Owners[7]; owner.Shard != test.owner || len(rebuilt.Owners) != placement.Slots {
 				t.Errorf("slot 7 is %v, of %d slots", owner, len(rebuilt.Owners))
+			} else if test.epoch != 0 && owner.Epoch != test.epoch {
+				t.Errorf("slot 7 is at epoch %d, not %d", owner.Epoch, test.epoch)
+			}
+			if said := strings.Join(lost, "\n"); !strings.Contains(said, test.lost) || (said == "") != (test.lost == "") {
+				t.Errorf("lost: %q, not %q", said, test.lost)
 			}
 			var moves []string
 			for _, move := range rebuilt.Moves {
 				moves = append(moves, string(move.ID)+" "+string(move.Phase))
-				if err := move.CheckEpochs(); err != nil || move.Slots.String() != "7" || move.Source != "s1" || move.Target != "s3" {
+				if err := move.CheckEpochs(); err != nil || move.Slots.String() != "7" || move.Source != "s1" ||
+					move.Target != "s3" && move.Target != test.owner {
 					t.Errorf("move %+v: %v", move, err)
 				}
 			}
@@ -223,7 +274,7 @@ func TestRebuildIsWritten(t *testing.T) {
 	claims := newClaimed()
 	write := func(view *cluster.View, change func(*cluster.Rebuilt)) (*cluster.View, error) {
 		t.Helper()
-		rebuilt, err := assembly.Rebuild(view, claims, time.Now().UTC())
+		rebuilt, _, err := assembly.Rebuild(view, claims, time.Now().UTC())
 		if err != nil {
 			t.Fatal(err)
 		}

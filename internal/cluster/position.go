@@ -21,9 +21,13 @@ type Position struct {
 	Timeline int       `json:"timeline"`
 	LSN      string    `json:"lsn"` // as Postgres writes it
 	At       time.Time `json:"at"`  // when it was noted, by the clock of whoever did
+
+	// SetBack: the shard has not what it had here. What it notes on the same timeline comes after this one, and may be beyond
+	// it by now.
+	SetBack bool `json:"set_back,omitempty"`
 }
 
-// keptPositions are those of so many timelines.
+// keptPositions is how many are kept: one of each timeline, two of one on which the shard was set back.
 const keptPositions = 8
 
 // ErrSetBack: a shard's log ends before what was noted on the same timeline. So its files are older ones, which nobody else
@@ -31,8 +35,10 @@ const keptPositions = 8
 var ErrSetBack = errors.New("the log ends before what was durable on the same timeline: the shard was set back")
 
 // NotePosition notes a shard's position in place of the one before on the same timeline. Those of earlier timelines are
-// kept. A position of an old primary is not noted, nor one before what was noted: the error is ErrSetBack then. Positions are no
-// part of a View, and nobody decides by them.
+// kept. A position of an old primary is not noted. One before what was noted is noted beside that, and the error is
+// ErrSetBack: once it may be the word of one who does not lead any more, which the next one from beyond refutes; twice in a
+// row it is so, and the error stays for as long as the timeline does, however far the log grows. Positions are no part of a
+// View, and nobody decides by them.
 func (c *Cluster) NotePosition(ctx context.Context, id ledger.ShardID, position Position) error {
 	key := c.keys.positions(id)
 	for {
@@ -42,13 +48,8 @@ func (c *Cluster) NotePosition(ctx context.Context, id ledger.ShardID, position 
 		}
 		if n := len(positions); n > 0 && positions[n-1].Timeline > position.Timeline {
 			return nil
-		} else if n > 0 && positions[n-1].Timeline == position.Timeline {
-			if earlier(position.LSN, positions[n-1].LSN) {
-				return fmt.Errorf("note the position of shard %q: %w: it is at %s, and was at %s", id, ErrSetBack, position.LSN, positions[n-1].LSN)
-			}
-			positions = positions[:n-1]
 		}
-		positions = append(positions, position)
+		positions, back := noted(positions, position)
 		value, err := json.Marshal(positions[max(len(positions)-keptPositions, 0):])
 		if err != nil {
 			return fmt.Errorf("note the position of shard %q: %w", id, err)
@@ -60,10 +61,29 @@ func (c *Cluster) NotePosition(ctx context.Context, id ledger.ShardID, position 
 		if err != nil {
 			return fmt.Errorf("note the position of shard %q: %w", id, err)
 		}
+		if resp.Succeeded && back != nil {
+			return fmt.Errorf("note the position of shard %q: %w", id, back)
+		}
 		if resp.Succeeded {
 			return nil
 		}
 	}
+}
+
+// noted adds a position to those before, and returns ErrSetBack if it shows that the shard was set back, or one before did.
+func noted(positions []Position, position Position) ([]Position, error) {
+	first := len(positions) // of the same timeline
+	for first > 0 && positions[first-1].Timeline == position.Timeline {
+		first--
+	}
+	same := positions[first:]
+	if len(same) == 0 || !same[0].SetBack && !earlier(position.LSN, same[0].LSN) {
+		return append(positions[:first], position), nil
+	}
+	high := same[0]
+	high.SetBack = high.SetBack || len(same) > 1
+	return append(positions[:first], high, position),
+		fmt.Errorf("%w: it is at %s, and was at %s", ErrSetBack, position.LSN, high.LSN)
 }
 
 // earlier tells whether a place in a log comes before another one. What is no place comes before none.

@@ -14,36 +14,47 @@ func TestPositions(t *testing.T) {
 	if positions, err := c.Positions(w.ctx, "s1"); err != nil || len(positions) > 0 {
 		t.Fatalf("before anything was noted: %+v, %v", positions, err)
 	}
-	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	on := func(timeline int, lsn string) Position {
+		return Position{Timeline: timeline, LSN: lsn, At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	}
+	back := func(timeline int, lsn string) Position {
+		position := on(timeline, lsn)
+		position.SetBack = true
+		return position
+	}
 	for _, test := range []struct {
-		noted  Position
-		stored []Position
+		noted   Position
+		setBack bool
+		stored  []Position
 	}{
-		{Position{1, "0/10", at}, []Position{{1, "0/10", at}}},
-		{Position{1, "0/20", at}, []Position{{1, "0/20", at}}},
-		{Position{3, "0/15", at}, []Position{{1, "0/20", at}, {3, "0/15", at}}},
-		{Position{1, "0/30", at}, []Position{{1, "0/20", at}, {3, "0/15", at}}}, // of an old primary
-		{Position{3, "0/25", at}, []Position{{1, "0/20", at}, {3, "0/25", at}}},
+		{on(1, "0/10"), false, []Position{on(1, "0/10")}},
+		{on(1, "0/20"), false, []Position{on(1, "0/20")}},
+		{on(3, "0/15"), false, []Position{on(1, "0/20"), on(3, "0/15")}},
+		{on(1, "0/30"), false, []Position{on(1, "0/20"), on(3, "0/15")}}, // of an old primary
+		{on(3, "0/25"), false, []Position{on(1, "0/20"), on(3, "0/25")}},
+		{on(3, "0/24"), true, []Position{on(1, "0/20"), on(3, "0/25"), on(3, "0/24")}},
+		{on(3, "0/26"), false, []Position{on(1, "0/20"), on(3, "0/26")}}, // one was late with the one before
+		{on(3, "0/3"), true, []Position{on(1, "0/20"), on(3, "0/26"), on(3, "0/3")}},
+		{on(3, "0/4"), true, []Position{on(1, "0/20"), back(3, "0/26"), on(3, "0/4")}},
+		{on(3, "0/30"), true, []Position{on(1, "0/20"), back(3, "0/26"), on(3, "0/30")}}, // the log has grown beyond it
+		{on(3, "0/31"), true, []Position{on(1, "0/20"), back(3, "0/26"), on(3, "0/31")}},
+		{on(4, "0/27"), false, []Position{on(1, "0/20"), back(3, "0/26"), on(3, "0/31"), on(4, "0/27")}}, // it was restored
 	} {
-		if err := c.NotePosition(w.ctx, "s1", test.noted); err != nil {
-			t.Fatal(err)
+		err := c.NotePosition(w.ctx, "s1", test.noted)
+		if errors.Is(err, ErrSetBack) != test.setBack || err != nil && !test.setBack {
+			t.Errorf("%+v: %v", test.noted, err)
 		}
 		if positions, err := c.Positions(w.ctx, "s1"); err != nil || !slices.Equal(positions, test.stored) {
 			t.Errorf("after %+v: %+v, %v", test.noted, positions, err)
 		}
 	}
-	for _, back := range []string{"0/24", "0/3"} {
-		if err := c.NotePosition(w.ctx, "s1", Position{3, back, at}); !errors.Is(err, ErrSetBack) {
-			t.Errorf("back to %s: %v", back, err)
+	for _, further := range []string{"0/FFFFFFFF", "1/0", "A/0"} {
+		if err := c.NotePosition(w.ctx, "s1", on(4, further)); err != nil {
+			t.Errorf("on to %s: %v", further, err)
 		}
 	}
-	for _, on := range []string{"0/FFFFFFFF", "1/0", "A/0"} {
-		if err := c.NotePosition(w.ctx, "s1", Position{3, on, at}); err != nil {
-			t.Errorf("on to %s: %v", on, err)
-		}
-	}
-	for timeline := 4; timeline < 20; timeline++ {
-		if err := c.NotePosition(w.ctx, "s1", Position{timeline, fmt.Sprint("0/", timeline), at}); err != nil {
+	for timeline := 5; timeline < 20; timeline++ {
+		if err := c.NotePosition(w.ctx, "s1", on(timeline, fmt.Sprint("0/", timeline))); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -105,7 +105,13 @@ func (r *Rebalancer) end(ctx context.Context, view *View, move placement.Move) (
 	defer m.hangUp()
 	r.metrics.deadman.Add(1)
 	if move.Phase.Before() {
-		if err := m.abort(ctx, fmt.Errorf("its slots were fenced for more than %v", r.config.Deadman), false); err != nil {
+		var err error
+		if m.pair, err = r.shards.Pair(view, move, m.token); err != nil {
+			return fmt.Errorf("move %s: open the shards: %w", move.ID, err)
+		}
+		m.seen = view.Revision
+		err = m.abort(ctx, fmt.Errorf("its slots were fenced for more than %v", r.config.Deadman), false)
+		if err := m.switchLost(ctx, err); err != nil {
 			return fmt.Errorf("move %s: %w", move.ID, err)
 		}
 	}

@@ -59,14 +59,14 @@ func (m *mover) lift(ctx context.Context, cause error) error {
 	defer cancel()
 	var err error
 	for pause := newPause(20*time.Millisecond, time.Second); lifting.Err() == nil; sleep(lifting, pause.NextBackOff()) {
-		if err = m.slots(lifting, pointUnfence, m.pair.Unfence); err == nil || errors.Is(err, ErrTokenLost) || ctx.Err() != nil {
+		if err = m.slots(lifting, pointUnfence, m.pair.Unfence); err == nil || errors.Is(err, ErrTokenLost) || errors.Is(err, ErrSwitchLost) || ctx.Err() != nil {
 			break
 		}
 	}
 	m.report.fenced(time.Since(m.closed))
 	m.metrics.lifted(time.Since(m.closed))
 	switch {
-	case errors.Is(err, ErrTokenLost) || ctx.Err() != nil:
+	case errors.Is(err, ErrTokenLost) || errors.Is(err, ErrSwitchLost) || ctx.Err() != nil:
 		return errors.Join(cause, err)
 	case err != nil:
 		return m.abort(ctx, fmt.Errorf("%w; the fence could not be lifted: %w", cause, err), false)
@@ -100,6 +100,7 @@ func (m *mover) decide(ctx context.Context) (err error) {
 	ctx, span := m.part(ctx, pointSwitch)
 	defer func() { endPart(ctx, span, err) }()
 	seen := m.seen
+	m.marked = false // before these slots are opened again the target is asked whether it was given them; Mark waits for that
 	for pause := newPause(20*time.Millisecond, time.Second); ; {
 		move := m.move
 		err := m.config.at(pointSwitch, func() error {

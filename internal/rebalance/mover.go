@@ -44,6 +44,7 @@ const (
 	shardTimeout = 5 * time.Second
 	copyTimeout  = 10 * time.Minute
 	passTimeout  = 12 * time.Hour
+	askTimeout   = time.Second // of a target, before an abort
 )
 
 // errEnded: nothing is left to do, or not now.
@@ -93,8 +94,23 @@ func (m *mover) step(ctx context.Context) error {
 		return errEnded
 	}
 	ctx, span := m.part(ctx, string(m.move.Phase))
-	err := m.goOn(ctx)
+	err := m.switchLost(ctx, m.goOn(ctx))
 	endPart(ctx, span, err)
+	return err
+}
+
+// switchLost returns ErrChanged in place of ErrSwitchLost if it is not the registry but this mover that was behind.
+func (m *mover) switchLost(ctx context.Context, err error) error {
+	if !errors.Is(err, ErrSwitchLost) {
+		return err
+	}
+	revision := m.move.Revision
+	if failed := m.read(ctx); failed != nil {
+		return failed
+	}
+	if m.move.Revision != revision {
+		return ErrChanged
+	}
 	return err
 }
 
@@ -210,11 +226,19 @@ func (m *mover) record(ctx context.Context, to placement.Phase) error {
 	return nil
 }
 
-// abort gives the slots to the source. What the target has is kept for a while if it is evidence.
+// abort gives the slots to the source. What the target has is kept for a while if it is evidence. The target is asked first:
+// one that owns the slots shows that the registry was set back behind a switch. One that does not answer is not waited for,
+// since clients of the source may be waiting.
 func (m *mover) abort(ctx context.Context, cause error, evidence bool) error {
 	move := m.move
 	move.Evidence = evidence
-	err := m.config.at(pointAbort, func() error {
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	activated, err := m.pair.Activated(asking)
+	cancel()
+	if err == nil && activated {
+		return fmt.Errorf("abort, because of %q: %w", cause, ErrSwitchLost)
+	}
+	err = m.config.at(pointAbort, func() error {
 		ctx, cancel := context.WithTimeout(ctx, registryTimeout)
 		defer cancel()
 		move, err := m.registry.Abort(ctx, move, cause.Error())

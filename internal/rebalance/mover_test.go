@@ -75,6 +75,8 @@ type script struct {
 	pass   func(ctx context.Context) (int, error)
 	final  func(ctx context.Context) (int, error)
 	opened int
+
+	activated func() (bool, error)
 }
 
 func (s *script) Mark(ctx context.Context, _ []placement.Hold) error {
@@ -89,6 +91,13 @@ func (s *script) Pass(ctx context.Context) (int, error) {
 		return 0, nil
 	}
 	return s.pass(ctx)
+}
+
+func (s *script) Activated(context.Context) (bool, error) {
+	if s.activated == nil {
+		return false, nil
+	}
+	return s.activated()
 }
 
 func (s *script) Final(ctx context.Context) (int, error)          { return s.final(ctx) }
@@ -231,5 +240,44 @@ func TestNothingToPlan(t *testing.T) {
 	planned, err := New(r, shards, Config{}, slog.New(slog.DiscardHandler)).plan(t.Context(), r.view)
 	if planned || err == nil {
 		t.Errorf("planned: %v, %v", planned, err)
+	}
+}
+
+// A move whose target was activated is not aborted, whatever the registry says: it was set back. Unless it says otherwise by
+// now; and a target that does not answer keeps nobody from it.
+func TestAbortAfterALostSwitch(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name      string
+		activated func(r *records) (bool, error)
+		want      error
+	}{
+		{"it was activated", func(*records) (bool, error) { return true, nil }, ErrSwitchLost},
+		{"it was switched just now", func(r *records) (bool, error) {
+			r.change(func(v *View) { v.Moves[0].Phase, v.Moves[0].Revision = placement.PhaseSwitched, 8 })
+			return true, nil
+		}, ErrChanged},
+		{"it is down", func(*records) (bool, error) { return false, errors.New("down") }, nil},
+		{"it was not", func(*records) (bool, error) { return false, nil }, nil},
+	} {
+		for by, abort := range map[string]func(r *records, pair *script) error{
+			"the dead man": func(r *records, pair *script) error {
+				watching := New(r, &opens{pair: pair}, Config{}, slog.New(slog.DiscardHandler))
+				return watching.end(t.Context(), r.view, r.view.Moves[0])
+			},
+			"the mover": func(r *records, pair *script) error {
+				r.view.Moves[0].Cause = "a person said so"
+				return scripted(r, pair).step(t.Context())
+			},
+		} {
+			r := newRecords(t, placement.PhaseCatchup)
+			pair := &script{activated: func() (bool, error) { return c.activated(r) }}
+			if err := abort(r, pair); !errors.Is(err, c.want) {
+				t.Errorf("%s, %s: %v", c.name, by, err)
+			}
+			if (r.cause != "") != (c.want == nil) {
+				t.Errorf("%s, %s: aborted because of %q", c.name, by, r.cause)
+			}
+		}
 	}
 }

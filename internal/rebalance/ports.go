@@ -105,6 +105,8 @@ type Shards interface {
 //	ErrNotActivated
 //	              of CleanChunk, for the source's copy: the target does not own a slot, or lost that: this copy may be the
 //	              only good one. Activate first
+//	ErrSwitchLost of Mark, Unfence and Restore: the target was activated by this move, at an epoch that the registry does not
+//	              have. It was set back: nothing may be opened at the source until it was rebuilt
 //	*placement.OwnershipError, *placement.StrangerError: the shard does not have the slots as the registry says, or is
 //	              another one
 type Pair interface {
@@ -123,7 +125,8 @@ type Pair interface {
 	// Fence stops writes to the slots at the source. Fenced slots stay so.
 	Fence(ctx context.Context, holds []placement.Hold) error
 	// Unfence takes Fence back. Slots that are owned stay so. Only while no Switch can succeed: before it was sent, or after
-	// the record went back to PhaseCatchup.
+	// the record went back to PhaseCatchup, and after a Mark that was made since a Switch was sent: the target is asked whether
+	// it was activated, but not waited for.
 	Unfence(ctx context.Context, holds []placement.Hold) error
 	// Final is the last pass, under the fence, and compares every account that it touched. It fails if the slots are not
 	// fenced by this mover, or moved away and not cleaned.
@@ -133,11 +136,13 @@ type Pair interface {
 	Activate(ctx context.Context, holds []placement.Hold) error
 	// Tombstone makes the source tell that the slots have moved to the target, and books what went against @moved.
 	Tombstone(ctx context.Context, holds []placement.Hold) error
-	// Restore makes the source own the slots at these epochs, after an abort.
+	// Restore makes the source own the slots at these epochs, after an abort. The target is asked as by Unfence.
 	Restore(ctx context.Context, holds []placement.Hold) error
 	// Discard makes the target's copy one that is to be cleaned, after an abort. Where Mark has not come it leaves a clean
 	// tombstone at these epochs, so that a Mark that was sent before the abort is refused when it comes.
 	Discard(ctx context.Context, holds []placement.Hold) error
+	// Activated tells whether the target was activated by this move.
+	Activated(ctx context.Context) (bool, error)
 	// CleanChunk deletes up to so many rows of the copy that is left: the source's after Tombstone, the target's after
 	// Discard. Zero rows: it is clean, and the slots may come back.
 	CleanChunk(ctx context.Context, rows int) (deleted int, err error)
@@ -157,6 +162,8 @@ var (
 	ErrStale        = errors.New("the source is not the server that the copy began with")
 	ErrNotFinal     = errors.New("the target has not the final pass of this move")
 	ErrNotActivated = errors.New("the target does not own a slot whose rows were to be deleted at its source")
+	ErrSwitchLost   = errors.New("the target was activated by this move, and the registry has lost that: it was set back; " +
+		"stop routers and coordinators and say `saldo registry rebuild`")
 )
 
 // Progress of a move's copy.

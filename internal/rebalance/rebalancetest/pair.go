@@ -356,6 +356,14 @@ func (p *pair) Discard(ctx context.Context, holds []placement.Hold) error {
 	}, nil)
 }
 
+func (p *pair) Activated(ctx context.Context) (is bool, err error) {
+	err = p.request(ctx, p.target, func() error {
+		_, is = p.target.moved[p.move.ID]
+		return nil
+	})
+	return is, err
+}
+
 // mayClean: the target owns what the source is about to delete, or has owned it.
 func (p *pair) mayClean(ctx context.Context) error {
 	left := make(map[ledger.Slot]ledger.Epoch)
