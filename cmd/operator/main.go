@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"net/http"
 
 	"github.com/alecthomas/kong"
@@ -73,10 +74,15 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	return nil
 }
 
+// libraries is for what the libraries of Kubernetes have one of in a process: who they log to.
+var libraries sync.Once
+
 // manager wires the operator.
 func (c *serveCommand) manager(log *slog.Logger) (ctrl.Manager, error) {
-	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
-	klog.SetSlogLogger(log)
+	libraries.Do(func() {
+		ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+		klog.SetSlogLogger(log)
+	})
 	config, err := restConfig(c.Kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("find the API server (outside of a pod say --kubeconfig): %w", err)
