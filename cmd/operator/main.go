@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync"
 	"net/http"
+	"sync"
 
 	"github.com/alecthomas/kong"
 	"github.com/go-logr/logr"
