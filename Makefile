@@ -10,7 +10,7 @@ GO ?= go
 ARGS ?=
 # More flags for go test, as in: make test TESTFLAGS='-run Audit -v'
 TESTFLAGS ?=
-TEST = $(GO) test -race -timeout 20m $(TESTFLAGS)
+TEST = $(GO) test -race -timeout 30m $(TESTFLAGS)
 
 # The folder of the Postgres server programs, found or installed; exported to a
 # recipe's shell, which fails with the script's words if there are none.

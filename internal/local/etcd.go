@@ -94,8 +94,9 @@ func (e *Etcd) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends the server: requests and watches in flight are cut off. Stop of a
-// stopped server does nothing.
+// Stop ends the server: requests and watches in flight are cut off, mostly at
+// once, and after the 7 seconds that etcd gives a request at the latest. Stop
+// of a stopped server does nothing.
 func (e *Etcd) Stop() {
 	e.life.Lock()
 	defer e.life.Unlock()
@@ -231,7 +232,7 @@ func loopback(port int) url.URL {
 	return url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 }
 
-// closeEtcd closes etcd without waiting for its clients.
+// closeEtcd closes etcd. It waits for clients no longer than a request may take.
 func closeEtcd(etcd *embed.Etcd) {
 	etcd.Close()
 }

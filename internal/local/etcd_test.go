@@ -112,7 +112,7 @@ func TestEtcdTakesOtherPortsWhenItsOwnAreTaken(t *testing.T) {
 	}
 }
 
-func TestEtcdStopDoesNotWaitForWatchers(t *testing.T) {
+func TestEtcdStopDoesNotWaitForWatchersForEver(t *testing.T) {
 	t.Parallel()
 	e := startEtcd(t, local.EtcdOptions{Dir: t.TempDir()})
 	client := etcdClient(t, e)
@@ -134,7 +134,7 @@ func TestEtcdStopDoesNotWaitForWatchers(t *testing.T) {
 	<-watched
 	began := time.Now()
 	e.Stop()
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("stop took %v", took)
 	}
 }
