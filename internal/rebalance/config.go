@@ -16,7 +16,7 @@ type Config struct {
 	FenceBudget  time.Duration // from Fence to the end of Final; default 1 s
 	Deadman      time.Duration // for which slots may be fenced at all; default 5 s
 	Share        float64       // of the time that copying and deleting may take; default 0.25
-	ChunkRows    int           // copied or deleted in one transaction; default 500: with 2000 a client's p99 is 2.5 times what it is in peace, with 500 1.8 times
+	ChunkRows    int           // copied or deleted in one transaction; default 500: larger ones keep clients waiting for longer at a time
 	SmallPass    int           // rows of a pass that are few enough to fence; default 500
 	SlotsPerMove int           // planned for one move; default 128
 	Poll         time.Duration // look at the cluster, if nobody has told of a change; default 5 s
