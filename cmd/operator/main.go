@@ -41,14 +41,7 @@ type commands struct {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	var c commands
-	parsed, err := wire.Parse(&c, "operator", "Has Saldo's shards in Kubernetes be what a LedgerCluster says.", args, stdout, stderr)
-	if err != nil {
-		return err
-	}
-	parsed.BindTo(ctx, (*context.Context)(nil))
-	parsed.BindTo(stdout, (*io.Writer)(nil))
-	return parsed.Run()
+	return wire.Run(ctx, new(commands), "operator", "Has Saldo's shards in Kubernetes be what a LedgerCluster says.", args, stdout, stderr)
 }
 
 type serveCommand struct {

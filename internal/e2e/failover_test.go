@@ -81,6 +81,27 @@ func (r *replicated) adopt(t *testing.T) string {
 	return r.run(t, 0, "shard", "adopt", "s1", "--owner-dsn", r.ownerDSN(0))
 }
 
+// wantTold checks that the books are clean, that nothing is torn, and that what clients were told is so.
+func (r *replicated) wantTold(t *testing.T, all *told) {
+	t.Helper()
+	r.wantClean(t)
+	w := readWorld(t, r.cluster)
+	w.check(t)
+	for _, id := range all.acknowledged {
+		if status, _ := w.outcome(id); status != "COMPLETED" {
+			t.Errorf("%v was acknowledged and is %q", id, status)
+		}
+	}
+	for _, id := range all.nothing {
+		if w.starts[id] != nil {
+			t.Errorf("%v was answered 503 and is recorded", id)
+		}
+	}
+	if says := r.run(t, 0, "shard", "doctor"); !strings.Contains(says, "torn         nothing") {
+		t.Errorf("the doctor says\n%s", says)
+	}
+}
+
 // told is what a client heard of its transfers.
 type told struct {
 	mu           sync.Mutex
@@ -177,22 +198,7 @@ func TestFailover(t *testing.T) {
 	clients.Wait()
 
 	until(t, "every saga has ended", long, func() bool { return pending(t, r.cluster) == 0 })
-	r.wantClean(t)
-	w := readWorld(t, r.cluster)
-	w.check(t)
-	for _, id := range all.acknowledged {
-		if status, _ := w.outcome(id); status != "COMPLETED" {
-			t.Errorf("%v was acknowledged and is %q", id, status)
-		}
-	}
-	for _, id := range all.nothing {
-		if w.starts[id] != nil {
-			t.Errorf("%v was answered 503 and is recorded", id)
-		}
-	}
-	if says := r.run(t, 0, "shard", "doctor"); !strings.Contains(says, "torn         nothing") {
-		t.Errorf("the doctor says\n%s", says)
-	}
+	r.wantTold(t, &all)
 
 	// The old primary becomes the new one's standby.
 	if err := r.old.Kill(); err != nil {

@@ -62,3 +62,15 @@ func Parse(flags any, name, about string, args []string, stdout, stderr io.Write
 	}
 	return parsed, nil
 }
+
+// Run parses args and the environment into a program's commands, and runs the one that was said: its Run may take the context
+// and standard output.
+func Run(ctx context.Context, commands any, name, about string, args []string, stdout, stderr io.Writer) error {
+	parsed, err := Parse(commands, name, about, args, stdout, stderr)
+	if err != nil {
+		return err
+	}
+	parsed.BindTo(ctx, (*context.Context)(nil))
+	parsed.BindTo(stdout, (*io.Writer)(nil))
+	return parsed.Run()
+}
