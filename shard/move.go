@@ -80,6 +80,7 @@ type Pair struct {
 	source, target *moverConn // change slots and write rows
 	reader         *moverConn // of the source: reads rows
 
+	staged   map[*movedTable]bool // whose staging tables have rows
 	cleaning cleaning
 }
 
@@ -87,7 +88,7 @@ var _ rebalance.Pair = (*Pair)(nil)
 
 // OpenPair returns the pair without connecting. Close ends it.
 func OpenPair(config PairConfig, log *slog.Logger) (*Pair, error) {
-	p := &Pair{config: config, slots: slotNumbers(config.Slots)}
+	p := &Pair{config: config, slots: slotNumbers(config.Slots), staged: make(map[*movedTable]bool)}
 	p.log = log.With("move", config.MoveID, "source", config.Source.ID, "target", config.Target.ID)
 	for _, side := range []struct {
 		conn   **moverConn

@@ -312,14 +312,32 @@ func (p *Pair) lastStaged(ctx context.Context, t *movedTable) (key []string, err
 // stage fills the staging tables, in no transaction, since it waits for the source. They are the session's: what was left
 // of another time goes first.
 func (p *Pair) stage(ctx context.Context, fill func() error) error {
+	if err := p.emptyStaging(ctx); err != nil {
+		return err
+	}
+	return fill()
+}
+
+// emptyStaging empties the staging tables that something came into: more than a millisecond for each, whatever is in it.
+func (p *Pair) emptyStaging(ctx context.Context) error {
 	conn, err := p.target.get(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := conn.Exec(ctx, emptyStagingStatement); err != nil {
+	var used []string
+	for _, t := range movedTables {
+		if p.staged[t] {
+			used = append(used, t.staging())
+		}
+	}
+	if len(used) == 0 {
+		return nil
+	}
+	if _, err := conn.Exec(ctx, "truncate "+strings.Join(used, ", ")); err != nil {
 		return p.target.failed("empty the staging tables", err)
 	}
-	return fill()
+	clear(p.staged)
+	return nil
 }
 
 // stream copies what a query of the source returns into a staging table.
@@ -374,6 +392,7 @@ func (r *relay) flush() {
 		return
 	}
 	r.buffer = append(r.buffer, copyTrailer...)
+	r.pair.staged[r.table] = true
 	into := "copy " + r.table.staging() + " (" + r.table.columns + ") from stdin (format binary)"
 	tag, err := r.pair.target.conn.PgConn().CopyFrom(r.ctx, bytes.NewReader(r.buffer), into)
 	r.buffer, r.rows, r.err = r.buffer[:0], r.rows+int(tag.RowsAffected()), err
@@ -456,7 +475,11 @@ func (p *Pair) Pass(ctx context.Context) (int, error) {
 	if _, err := conn.Exec(ctx, `select summarize_tx()`); err != nil && (!errors.As(err, &pg) || pg.Code != stateLockTimeout) {
 		return 0, p.reader.failed("summarize indexes", err)
 	}
-	return p.pass(ctx, false)
+	n, err := p.pass(ctx, false)
+	if err != nil {
+		return 0, err
+	}
+	return n, p.emptyStaging(ctx) // now, and not inside the fence
 }
 
 // Final is the last pass, under the fence.

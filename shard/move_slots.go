@@ -286,6 +286,9 @@ having sum(amount) <> 0`
 
 // Activate makes the target own the slots, and books what came against @moved.
 func (p *Pair) Activate(ctx context.Context, holds []placement.Hold) error {
+	if done, err := p.target.settled(ctx, holds, p.activate); done || err != nil {
+		return err
+	}
 	return p.target.change(ctx, "activate slots", holds, p.activate, func(write *pgx.Batch, changed []int16) {
 		write.Queue(activateMoveStatement, p.config.MoveID).Exec(exactly(1, rebalance.ErrNotFinal))
 		write.Queue(bookIncomingStatement, p.config.MoveID, p.config.Source.ID)
@@ -307,21 +310,8 @@ on conflict do nothing`
 // Tombstone makes the source tell that the slots have moved to the target, and books what went against @moved: what the
 // target booked when it was activated.
 func (p *Pair) Tombstone(ctx context.Context, holds []placement.Hold) error {
-	conn, err := p.source.get(ctx)
-	if err != nil {
+	if done, err := p.source.settled(ctx, holds, p.tombstone); done || err != nil {
 		return err
-	}
-	before, err := p.source.look(ctx, conn, holds)
-	if err != nil {
-		return p.source.failed("look at slots", err)
-	}
-	done := true
-	for _, row := range before {
-		after, err := p.tombstone(row.slotRow, row.held)
-		done = done && err == nil && after == row.slotRow
-	}
-	if done {
-		return nil
 	}
 	activated, err := p.Activated(ctx)
 	if err != nil {
@@ -373,6 +363,25 @@ func (m *moverConn) look(ctx context.Context, conn *pgx.Conn, holds []placement.
 		return nil, err
 	}
 	return scanHeld(found)
+}
+
+// settled tells whether a step changes nothing any more. For steps that nothing takes back: then there is nothing that
+// writers would have to wait for.
+func (m *moverConn) settled(ctx context.Context, holds []placement.Hold, next step) (bool, error) {
+	conn, err := m.get(ctx)
+	if err != nil {
+		return false, err
+	}
+	before, err := m.look(ctx, conn, holds)
+	if err != nil {
+		return false, m.failed("look at slots", err)
+	}
+	for _, row := range before {
+		if after, err := next(row.slotRow, row.held); err != nil || after != row.slotRow {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func scanHeld(found pgx.Rows) (rows []heldRow, err error) {

@@ -67,14 +67,6 @@ var createStagingStatement = func() string {
 	return text.String()
 }()
 
-var emptyStagingStatement = func() string {
-	var names []string
-	for _, t := range movedTables {
-		names = append(names, t.staging())
-	}
-	return "truncate " + strings.Join(names, ", ")
-}()
-
 // Each of these stores the rows of some pages ($1 to before $2) of its staging table, and returns how many were there and
 // how many of them were new to the table. Those that were not must be the same: see differStatement.
 

@@ -13,8 +13,8 @@ import (
 	"github.com/saldo-ledger/saldo/internal/rebalance"
 )
 
-// verifySlice is how long one chunk of the comparison goes on taking slots.
-const verifySlice = 200 * time.Millisecond
+// verifySlice is how long one chunk of the comparison goes on taking slots: about as long as a chunk of rows takes.
+const verifySlice = 20 * time.Millisecond
 
 const verifiedStatement = `
 update moves

@@ -58,11 +58,12 @@ type scaleReport struct {
 	Moves         int           `json:"moves"`
 	Slots         int           `json:"slots"`
 	Rows          int64         `json:"rows"`
-	RowsPerSecond float64       `json:"rows_per_second"`    // of a move, from its plan to the change of owner
-	Pause         distribution  `json:"write_pause_ms"`     // of a client whose slot moves: its longest time without an answer
-	Fence         distribution  `json:"fence_ms"`           // as the movers measured it
-	Resting       distribution  `json:"latency_resting_ms"` // of requests while nothing moves
-	Moving        distribution  `json:"latency_moving_ms"`  // of requests while slots move, anybody's
+	RowsPerSecond float64       `json:"rows_per_second"`         // of a move, from its plan to the change of owner
+	Pause         distribution  `json:"write_pause_ms"`          // of a client whose slot moves: its longest time without an answer
+	Fence         distribution  `json:"fence_ms"`                // as the movers measured it
+	RestingFew    distribution  `json:"latency_resting_on_2_ms"` // of requests while nothing moves
+	RestingMany   distribution  `json:"latency_resting_on_5_ms"`
+	Moving        distribution  `json:"latency_moving_ms"` // of requests while slots move, anybody's
 	Requests      int64         `json:"requests"`
 	Errors        int64         `json:"errors"`
 	Load          string        `json:"load_average"`
@@ -123,22 +124,30 @@ func (c *scaled) report(t *testing.T, l *load, probes []*probe) scaleReport {
 	if copying > 0 {
 		r.RowsPerSecond = float64(r.Rows) / copying.Seconds()
 	}
-	slices.SortFunc(busy, func(a, b [2]time.Time) int { return a[0].Compare(b[0]) })
 	moves := func(s sample) bool {
 		return slices.ContainsFunc(busy, func(b [2]time.Time) bool { return s.answered.After(b[0]) && s.sent.Before(b[1]) })
 	}
-	var resting, moving []time.Duration
+	var few, many, moving []time.Duration
 	for _, p := range probes {
 		for _, s := range p.samples {
-			if moves(s) {
-				moving = append(moving, s.answered.Sub(s.sent))
-			} else {
-				resting = append(resting, s.answered.Sub(s.sent))
+			took, begun := s.answered.Sub(s.sent), 0
+			for _, b := range busy {
+				if b[0].Before(s.sent) {
+					begun++
+				}
+			}
+			switch {
+			case moves(s):
+				moving = append(moving, took)
+			case begun == 0 || begun == len(busy):
+				few = append(few, took)
+			default:
+				many = append(many, took)
 			}
 		}
 	}
 	r.Pause, r.Fence = distributionOf(pauses), distributionOf(fences)
-	r.Resting, r.Moving = distributionOf(resting), distributionOf(moving)
+	r.RestingFew, r.RestingMany, r.Moving = distributionOf(few), distributionOf(many), distributionOf(moving)
 	for _, a := range l.history().attempts {
 		r.Requests++
 		if a.class == none || a.class == unknown || a.class == broken {
@@ -164,7 +173,8 @@ func (r scaleReport) String() string {
 	}{
 		{"a client whose slot moves is not answered for (its own rest of 50 ms in it)", r.Pause, "clients' moves"},
 		{"of that, the slots are fenced", r.Fence, "moves"},
-		{"any client's request, while nothing moves", r.Resting, "requests"},
+		{"any client's request, while nothing moves, on 2 shards", r.RestingFew, "requests"},
+		{"any client's request, while nothing moves, on 5 shards", r.RestingMany, "requests"},
 		{"any client's request, while slots move", r.Moving, "requests"},
 	} {
 		fmt.Fprintf(&text, "| %s | %.1f | %.1f | %.0f | %d %s |\n", row.name, row.P50, row.P99, row.Max, row.N, row.of)
