@@ -41,6 +41,8 @@
 //
 // # What it costs
 //
-// A round that took t, not counting what it waited for slots to settle, is followed by a pause of t × (1/Share - 1) at least. If more is written than can be read in this time,
-// the marks stay behind, which Status tells: nothing is left out, it is only read later.
+// A round that took t, not counting what it waited for slots to settle, is followed by a pause of t × (1/Share - 1) at least.
+// If more is written than can be read in this time, the marks stay behind, which Status tells: nothing is left out, it is only
+// read later. So the share is what it costs at rest, when it sweeps all the time, and about what it costs under load:
+// docs/decisions/0011 has the figures.
 package auditor
