@@ -42,7 +42,8 @@ type Known struct {
 // The database is marked before and told afterwards. The other order would let two servers that were promoted at once both
 // accept writes: each database knows only of itself. A crash in between leaves a shard that refuses, and adopting again
 // ends it; the mark tells that the server is the one that was decided on, and not another one on a timeline of the same
-// number. Adopting an adopted server changes nothing.
+// number. A server keeps its mark for as long as it is on its timeline, so several who adopt it at once do the same thing
+// several times; of several servers only one is decided on. Adopting an adopted server changes nothing.
 //
 // The error is ErrNotAdoptable, ErrOtherShard, or that of decide.
 func Adopt(
@@ -107,17 +108,27 @@ func (s *Standing) adoptable(cluster string, id ledger.ShardID, known Known) err
 	return nil
 }
 
-// No mark that the registry may have decided on is replaced: it knows none for a timeline beyond its own, unless it was set
-// back, or read before somebody else adopted the server. One that was adopted on its timeline keeps its mark.
+// A mark begins with the timeline that it is of, so the one that was begun first on the server's timeline is told from that of
+// an earlier one, and stays: whoever adopts the server at the same time may have had it decided on by now. One that the
+// database was adopted with stays whatever it begins with.
 const markStatement = `
-update saldo.shard_meta
-set adoption = case when timeline = ` + runningTimeline + ` and adoption is not null then adoption else gen_random_uuid() end
+with running as (select ` + runningTimeline + ` as timeline)
+update saldo.shard_meta meta
+set adoption = case
+    when meta.timeline = running.timeline and adoption is not null
+      or left(adoption::text, 8) = lpad(to_hex(running.timeline), 8, '0') then adoption
+    else overlay(gen_random_uuid()::text placing lpad(to_hex(running.timeline), 8, '0') from 1)::uuid end
+from running
 returning adoption::text`
 
+// It returns the timeline that was adopted before.
 const adoptStatement = `
+with before as (select timeline from saldo.shard_meta)
 update saldo.shard_meta
 set timeline = $1, history = $3
-where adoption::text = $2 and ` + runningTimeline + ` = $1`
+from before
+where adoption::text = $2 and ` + runningTimeline + ` = $1
+returning before.timeline`
 
 // A slot that the registry gives to this shard at an older epoch is left alone: whoever goes by the registry is not served.
 const fenceLostStatement = `
@@ -150,12 +161,13 @@ func adopt(
 	}
 	slots, epochs := columns(given)
 	err = exclusively(ctx, conn, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, adoptStatement, adoption.To, adoption.Mark, s.history)
-		if err == nil && tag.RowsAffected() != 1 {
-			err = errors.New("somebody else has begun to adopt it: try again")
+		var before int
+		err := tx.QueryRow(ctx, adoptStatement, adoption.To, adoption.Mark, s.history).Scan(&before)
+		if errors.Is(err, pgx.ErrNoRows) {
+			err = errors.New("it is another server by now, or was marked anew: try again")
 		}
-		if err != nil {
-			return err
+		if err != nil || before == adoption.To {
+			return err // it serves already, and may have been given slots since holds has told
 		}
 		rows, err := tx.Query(ctx, fenceLostStatement, slots, epochs)
 		if err != nil {

@@ -198,6 +198,57 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
+// Two people adopt one server at once: whoever marks it last does not undo what was decided by the mark before, and whoever is
+// late does not fence what the shard was given since.
+func TestAdoptOneServerTwiceAtOnce(t *testing.T) {
+	t.Parallel()
+	primary := private(t, nil)
+	server := pgtest.Standby(t, primary, false)
+	caughtUp(t, primary, server)
+	if err := primary.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	promote(t, server)
+	r := &registry{Known: shard.Known{Timeline: 1}}
+	begin := func() (mark string, finish func()) {
+		marked, goOn, ended := make(chan string), make(chan struct{}), make(chan error)
+		go func() {
+			_, fenced, err := shard.Adopt(context.Background(), server.DSN(), "", cluster, "s1", shard.Known{Timeline: 1},
+				func(ctx context.Context, a shard.Adoption) error {
+					marked <- a.Mark
+					<-goOn
+					return r.decide(ctx, a)
+				}, r.holds)
+			if len(fenced) > 0 {
+				err = errors.Join(err, fmt.Errorf("fenced: %v", fenced))
+			}
+			ended <- err
+		}()
+		return <-marked, func() {
+			t.Helper()
+			close(goOn)
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	one, finish := begin()
+	other, finishLate := begin()
+	if one != other {
+		t.Errorf("it is marked %s, and then %s", one, other)
+	}
+	finish()
+	r.elsewhere = placement.NewSlotSet(0) // as it was before the shard got it
+	finishLate()
+	if _, err := r.adopt(t, server); err != nil || r.Timeline != 2 || r.Mark != one {
+		t.Errorf("then the registry knows %+v: %v", r.Known, err)
+	}
+	b := &book{t: t, dsn: server.DSN()}
+	if got := b.sql(`select timeline || ' ' || (select count(*) from saldo.slots where state <> 'owned') from saldo.shard_meta`); got != "2 0" {
+		t.Errorf("its timeline, and how many slots are not owned: %s", got)
+	}
+}
+
 // A standby of a standby: promoted twice, adopted once. And what the positions that were noted before say about it.
 func TestAdoptAfterTwoPromotions(t *testing.T) {
 	t.Parallel()

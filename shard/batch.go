@@ -26,6 +26,7 @@ type batch struct {
 	ending  map[ledger.Identity]sagaRow // those that are to end
 	now     instant
 	tx      int64
+	awaited bool                 // commits are to be on standbys
 	txOf    map[ledger.Key]int64 // the transactions that recorded the known operations
 	stored  map[ledger.UserID]storedUser
 	changes ledger.Changes
@@ -142,7 +143,7 @@ func (b *batch) load(t *trip) {
 	if len(b.ends) > 0 {
 		b.addEnds(t)
 	}
-	t.run(clockStatement, func(row *row) { b.now, b.tx = row.instant(), row.int8() })
+	t.run(clockStatement, func(row *row) { b.now, b.tx, b.awaited = row.instant(), row.int8(), row.bool() })
 	if len(b.operations) > 0 {
 		b.addOperations(t)
 	}
@@ -151,6 +152,7 @@ func (b *batch) load(t *trip) {
 var (
 	beginStatement    = statement{"begin", "begin"}
 	commitStatement   = statement{"commit", "commit"}
+	awaitStatement    = statement{"await", `select pg_logical_emit_message(true, 'saldo', '')`}
 	rollbackStatement = statement{"rollback", "rollback"}
 )
 
@@ -310,7 +312,8 @@ func (b *batch) addEnds(t *trip) {
 }
 
 // After the locks, so that times do not go back along an account.
-var clockStatement = statement{"clock", `select clock_timestamp(), pg_current_xact_id()::text::bigint`}
+var clockStatement = statement{"clock", `
+select clock_timestamp(), pg_current_xact_id()::text::bigint, current_setting('synchronous_standby_names') <> ''`}
 
 var selectOperationsStatement = statement{"select_operations", `
 select wanted.n, o.kind, o.saga, o.payee, o.amount, o.currency, o.reason, o.balance, o.version, o.description, o.tx,
@@ -388,9 +391,10 @@ func (b *batch) decideUser(it *item) answer {
 }
 
 // empty tells whether there is nothing to commit.
-func (b *batch) empty() bool {
-	return len(b.users) == 0 && len(b.changes.Operations) == 0 && len(b.changes.Ended) == 0
-}
+func (b *batch) empty() bool { return len(b.users) == 0 && !b.records() }
+
+// records tells whether an operation or the end of a saga is new.
+func (b *batch) records() bool { return len(b.changes.Operations) > 0 || len(b.changes.Ended) > 0 }
 
 // store adds the second round trip. Its last statement is the commit, which Postgres skips after any error before it.
 func (b *batch) store(t *trip) {
@@ -406,6 +410,9 @@ func (b *batch) store(t *trip) {
 	}
 	if len(b.changes.Opened) > 0 {
 		b.addNewSagas(t)
+	}
+	if b.awaited && !b.records() {
+		t.run(awaitStatement, nil) // a commit that writes nothing waits for nobody
 	}
 	t.run(commitStatement, nil)
 }

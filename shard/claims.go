@@ -15,8 +15,9 @@ type Claims struct {
 	*Standing
 	Mark   string // of the adoption that was begun last
 	Slots  []Claim
-	Others []ledger.ShardID // to which slots have gone, or from which they came
-	Silent []string         // hosts of its address that could not be looked at, and why
+	Others []ledger.ShardID   // to which slots have gone, or from which they came
+	Came   []placement.MoveID // moves by which it was made the owner of slots
+	Silent []string           // hosts of its address that could not be looked at, and why
 }
 
 // Claim is what a shard knows of a slot.
@@ -42,6 +43,8 @@ select moved_to from saldo.slots where moved_to <> ''
 union
 select other from saldo.moved
 order by 1`
+
+const cameStatement = `select move_id from saldo.moves where activated_at is not null order by 1`
 
 // ReadClaims reads what the shard at dsn says about slots, whether it was adopted or not: for whoever makes a registry out
 // of what the shards know. Of several hosts it asks the one that FindPrimary finds, by the timeline that is known. The error
@@ -90,6 +93,12 @@ func ReadClaims(ctx context.Context, dsn, password string, known int) (*Claims, 
 		var rows pgx.Rows
 		if rows, err = conn.Query(ctx, othersStatement); err == nil {
 			claims.Others, err = pgx.CollectRows(rows, pgx.RowTo[ledger.ShardID])
+		}
+	}
+	if err == nil {
+		var rows pgx.Rows
+		if rows, err = conn.Query(ctx, cameStatement); err == nil {
+			claims.Came, err = pgx.CollectRows(rows, pgx.RowTo[placement.MoveID])
 		}
 	}
 	if err != nil {

@@ -31,9 +31,17 @@ var session = map[string]string{
 	"idle_in_transaction_session_timeout": "2s",
 	"lock_timeout":                        "5s",
 	"default_transaction_isolation":       "read committed",
+	"client_min_messages":                 "warning", // the lanes must hear of a commit that did not wait
 	"jit":                                 "off",
 	"timezone":                            "UTC",
 }
+
+// durableStatement sees to it that an answered commit of the session is on disk, whatever is set for the server, the
+// database or the role, now or later. Levels above are the operator's choice, at the time when the session begins: a level
+// that is not set here would follow a reload of the server's configuration, down as well.
+const durableStatement = `
+select set_config('synchronous_commit', case level when 'off' then 'on' else level end, false)
+from current_setting('synchronous_commit') as level`
 
 // lookups is for sessions whose statements join a list of keys to a table by its primary key. The planner does not know
 // how short the lists are, and a plan made while a table is small must not become a scan when it has grown.
@@ -56,6 +64,10 @@ func connConfig(dsn, password, role, application string, settings ...map[string]
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 3 * time.Second
+	}
+	if address, ok := config.RuntimeParams[hostAddress]; ok {
+		delete(config.RuntimeParams, hostAddress)
+		config.LookupFunc = func(context.Context, string) ([]string, error) { return []string{address}, nil }
 	}
 	config.RuntimeParams["application_name"] = application
 	if role != "" {
@@ -100,7 +112,8 @@ func expecting(timeline int) map[string]string {
 
 // mustBe makes every new connection ask, once, whether it leads to the shard that is meant, and go on to the next host of
 // the address if not: a standby, another cluster's shard behind the same address, a primary that is not the adopted one.
-// They would answer reads as well.
+// They would answer reads as well. And whether its tables are not older than this program: newer ones are those that the next
+// version's programs need, and that this version's go on with.
 func mustBe(config *pgx.ConnConfig, cluster string, id ledger.ShardID) {
 	before := config.ValidateConnect
 	config.ValidateConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
@@ -109,11 +122,32 @@ func mustBe(config *pgx.ConnConfig, cluster string, id ledger.ShardID) {
 				return err
 			}
 		}
-		return conn.ExecParams(ctx, connectStatement, [][]byte{[]byte(cluster), []byte(id)}, nil, nil, nil).Read().Err
+		answer := conn.ExecParams(ctx, connectStatement, [][]byte{[]byte(cluster), []byte(id)}, nil, nil, nil).Read()
+		if answer.Err != nil {
+			return answer.Err
+		}
+		schema, err := strconv.ParseInt(string(answer.Rows[0][1]), 10, 64)
+		if err != nil {
+			return fmt.Errorf("read the version of the tables: %w", err)
+		}
+		return tooOld(schema)
 	}
 }
 
-const connectStatement = `select guard($1, $2, '{}', '{}')`
+const connectStatement = `select guard($1, $2, '{}', '{}'), (` + schemaVersionStatement + `)`
+
+// tooOld is what the guard would answer, if it knew which tables the caller needs; nil if these will do.
+func tooOld(schema int64) error {
+	needed, err := SchemaVersion()
+	if err != nil || schema >= needed {
+		return err
+	}
+	return &pgconn.PgError{
+		Severity: "ERROR", Code: stateOldTables,
+		Message: fmt.Sprintf("its tables have version %d, and this program needs version %d: "+
+			"say `saldo shard migrate` with a saldo of this program's version", schema, needed),
+	}
+}
 
 // connectRather connects to the shard that is meant, or, if every server that answers refuses to be it, to one of those,
 // and returns what the refusal was: for who wants to look at it all the same.

@@ -28,17 +28,22 @@ func TestOperationsMustHoldTheirSlots(t *testing.T) {
 	}
 }
 
-// A database that was set to commit asynchronously must not make the lanes lie.
-func TestCommitsAreSynchronousWhateverTheDatabaseSays(t *testing.T) {
+// A server that is set to commit asynchronously, before or after a lane has connected, must not make it lie.
+func TestCommitsAreSynchronousWhateverTheServerSays(t *testing.T) {
 	t.Parallel()
-	b := open(t)
-	b.alter(`do $$ begin execute format('alter database %I set synchronous_commit = off', current_database()); end $$`)
-	if got := b.sql(`select current_setting('synchronous_commit')`); got != "off" {
-		t.Fatalf("the database's setting is %q", got)
-	}
-	batches := openAt(t, b.dsn).Batches()
-	defer batches.Close()
-	if level := batches.Setting(t, "synchronous_commit"); level != "on" {
-		t.Errorf("the lane commits with synchronous_commit = %s", level)
+	server := private(t, nil)
+	direct := openAt(t, server.DSN())
+	for _, c := range []struct{ before, after, want string }{
+		{"off", "on", "on"}, {"on", "off", "on"}, {"local", "off", "local"}, {"remote_apply", "off", "remote_apply"},
+	} {
+		batches := openAt(t, direct.dsn).Batches()
+		for i, set := range []string{c.before, c.after} {
+			direct.alter(`alter system set synchronous_commit = `+set, `select pg_reload_conf()`)
+			eventually(t, "the setting", func() bool { return direct.sql(`show synchronous_commit`) == set })
+			if got := batches.Setting(t, "synchronous_commit"); got != c.want {
+				t.Errorf("set to %s, and then to %s: after %d of them the lane commits with %s", c.before, c.after, i+1, got)
+			}
+		}
+		batches.Close()
 	}
 }

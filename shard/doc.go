@@ -84,6 +84,12 @@
 // dial a second time (see conn.go), and a writer that has waited long enough closes the socket and calls the outcome
 // unknown. No session sets statement_timeout, since it covers COMMIT too.
 //
+// A person can cancel it, and end the session, and a restart ends all: then everybody sees a transaction that no standby
+// has. The writer hears of the first by a warning, of the others by silence, and takes the outcome for unknown in each case.
+// And where there are standbys to wait for, what is only looked up is not answered either until they have it: a batch that
+// has nothing to record commits a message in the log for that, and so does who reads the queue of sagas, to act on other
+// shards. Other reads do not wait.
+//
 // # Which server
 //
 // The guard compares the timeline that the server writes on, which changes at the instant of a promotion, with two others:

@@ -15,6 +15,7 @@ import (
 const (
 	stateWrongShard  = "SD001"
 	stateNotAdopted  = "SD002"
+	stateOldTables   = "SD003" // said by whoever connects: see mustBe
 	stateNotOwned    = "SD010"
 	stateTokenLost   = "SD011"
 	stateUnique      = "23505"
@@ -71,7 +72,7 @@ func judge(err error, committing bool) fate {
 	switch pg.Code {
 	case stateNotOwned:
 		return fateRefused
-	case stateWrongShard, stateNotAdopted:
+	case stateWrongShard, stateNotAdopted, stateOldTables:
 		return fateStranger
 	case stateUnique:
 		return fateTwin
@@ -92,7 +93,7 @@ func ownership(err error) error {
 		return err
 	}
 	switch pg.Code {
-	case stateWrongShard, stateNotAdopted:
+	case stateWrongShard, stateNotAdopted, stateOldTables:
 		return &placement.StrangerError{Message: pg.Message}
 	case stateNotOwned:
 		var details []slotState

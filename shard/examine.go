@@ -21,10 +21,11 @@ const oldestServer = 15
 
 // Examination is what stands in a database.
 type Examination struct {
-	Server  int    // Postgres's major version
-	Standby bool   // it takes no writes
-	Schema  int64  // the schema's version; 0: there is none
-	Foreign string // a table that is not Saldo's; "" if there is none
+	Server   int    // Postgres's major version
+	Encoding string // of the database's texts
+	Standby  bool   // it takes no writes
+	Schema   int64  // the schema's version; 0: there is none
+	Foreign  string // a table that is not Saldo's; "" if there is none
 
 	// Who it is, where it was enrolled; else zero.
 	Cluster string
@@ -38,6 +39,7 @@ type Examination struct {
 // A table is Saldo's if it is in the schema that goose has a version of. What an extension brought is nobody's.
 const examineStatement = `
 select current_setting('server_version_num')::int / 10000,
+       current_setting('server_encoding'),
        pg_is_in_recovery(),
        to_regclass('saldo.goose_db_version') is not null,
        to_regclass('saldo.shard_meta') is not null,
@@ -73,7 +75,7 @@ func Examine(ctx context.Context, dsn, password string) (*Examination, error) {
 		e                  Examination
 		migrated, enrolled bool
 	)
-	err = conn.QueryRow(ctx, examineStatement).Scan(&e.Server, &e.Standby, &migrated, &enrolled, &e.Foreign)
+	err = conn.QueryRow(ctx, examineStatement).Scan(&e.Server, &e.Encoding, &e.Standby, &migrated, &enrolled, &e.Foreign)
 	if err == nil && migrated {
 		err = conn.QueryRow(ctx, schemaVersionStatement).Scan(&e.Schema)
 	}
@@ -112,6 +114,9 @@ func (e *Examination) Joins(cluster string, id ledger.ShardID) error {
 	case e.Shard != "" && (e.Slots != placement.Slots || e.Hash != placement.HashID):
 		return fmt.Errorf("%w: it was made with %d slots by %s, and this program has %d by %s: use the saldo that made it",
 			ErrUnfit, e.Slots, e.Hash, placement.Slots, placement.HashID)
+	case e.Shard == "" && e.Encoding != "UTF8":
+		return fmt.Errorf("%w: its encoding is %s, and names and descriptions are UTF8: create a database with encoding UTF8",
+			ErrUnfit, e.Encoding)
 	case e.Shard == "" && e.Foreign != "":
 		return fmt.Errorf("%w: it is not empty (%s): a shard has a database of its own, create one for it", ErrUnfit, e.Foreign)
 	}

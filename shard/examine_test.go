@@ -95,6 +95,27 @@ func TestExamine(t *testing.T) {
 	}
 }
 
+// Names and descriptions are stored as they come, in UTF-8.
+func TestExamineAnotherEncoding(t *testing.T) {
+	t.Parallel()
+	dsn, err := url.Parse(pgtest.Database(t, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := strings.TrimPrefix(dsn.Path, "/") + "_euc"
+	admin := session(t, dsn.String())
+	do(t, admin, `create database `+name+` encoding 'EUC_JP' template template0 lc_collate 'C' lc_ctype 'C'`)
+	t.Cleanup(func() { do(t, admin, `drop database `+name+` with (force)`) })
+	dsn.Path = "/" + name
+	found, err := shard.Examine(t.Context(), dsn.String(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := found.Joins(cluster, "s1"); !errors.Is(err, shard.ErrUnfit) || !strings.Contains(err.Error(), "encoding is EUC_JP") {
+		t.Errorf("%+v: %v", *found, err)
+	}
+}
+
 func TestExaminationsThatNoTestServerMakes(t *testing.T) {
 	t.Parallel()
 	newest, err := shard.SchemaVersion()

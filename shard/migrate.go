@@ -59,6 +59,15 @@ func migrate(ctx context.Context, dsn, password string, files fs.FS) (applied in
 	return len(results), nil
 }
 
+// Schema returns the version of the shard's tables. The error is a *placement.StrangerError if the shard is not used as it is,
+// as one whose tables are older than this program.
+func (s *Shard) Schema(ctx context.Context) (version int64, err error) {
+	if err := s.pool.QueryRow(ctx, schemaVersionStatement).Scan(&version); err != nil {
+		return 0, s.readError(fmt.Errorf("read the version of the tables: %w", err))
+	}
+	return version, nil
+}
+
 func createSchema(ctx context.Context, db *sql.DB) error {
 	_, err := db.ExecContext(ctx, `create schema if not exists saldo`)
 	var pg *pgconn.PgError

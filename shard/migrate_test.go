@@ -131,6 +131,28 @@ create index entries_at on saldo.entries (created_at);
 	}
 }
 
+// A shard that was not migrated before this version's programs came is not served, and it is said what is missing.
+func TestTablesOfTheVersionBefore(t *testing.T) {
+	t.Parallel()
+	served := open(t)
+	served.user("alice")
+	served.must(add("alice", "before", 5))
+	served.alter(`delete from saldo.goose_db_version where version_id > 0`)
+	b := openAt(t, served.dsn)
+	errs := b.reads("alice")
+	_, errs["submit"] = b.submit(add("alice", "after", 5))
+	errs["ping"] = b.Ping(t.Context())
+	for what, err := range errs {
+		if !strings.Contains(fmt.Sprint(err), "version 0, and this program needs version") || what != "ping" && !isStranger(err) {
+			t.Errorf("%s is answered %v", what, err)
+		}
+	}
+	server, refused, err := shard.LookFor(t.Context(), shard.Config{Cluster: cluster, ID: "s1", DSN: served.dsn})
+	if err != nil || !isStranger(refused) || server.Schema != 0 {
+		t.Errorf("who looks sees %+v, %v, %v", server, refused, err)
+	}
+}
+
 // An owner who is no superuser: the database is theirs and they may create roles, as managed servers have it.
 func TestMigrateAsOwner(t *testing.T) {
 	t.Parallel()

@@ -67,6 +67,7 @@ type PairConfig struct {
 	Source, Target Config // of these Cluster, ID, DSN, Timeline, Password and Name
 	MoveID         placement.MoveID
 	Slots          placement.SlotSet
+	Fenced         bool  // the registry knows that the source may have fenced them
 	Token          int64 // the leader's; 0 for whoever only tells the shards what was decided
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -287,6 +288,68 @@ func TestUnfenceWithoutTheTarget(t *testing.T) {
 	w.moveVia("host=127.0.0.1 port=1 sslmode=disable", "m", "s1", "s2", slots, 1).run(before[6])
 	w.decide(slots, "s1")
 	w.moveVia("host=127.0.0.1 port=1 sslmode=disable", "m", "s1", "s2", slots, 1).run(afterAbort[0])
+	w.mustBeSound()
+}
+
+// A fence that the registry never had shows that it was set back: then the source is opened only by a target that says that it
+// was not given the slots. In a registry that has the fence, an abort needs no answer.
+func TestRestoreOfAFenceThatTheRegistryHasLost(t *testing.T) {
+	t.Parallel()
+	const down = "host=127.0.0.1 port=1 sslmode=disable"
+	known := func(c *shard.PairConfig) { c.Fenced = true }
+	for name, test := range map[string]struct {
+		activated bool
+		target    string // "": where it is
+		more      []func(*shard.PairConfig)
+		words     string // of the refusal; "": it is opened
+	}{
+		"the target was activated, and is down":     {true, down, nil, "they stay fenced until it does"},
+		"the target was activated, and answers":     {true, "", nil, rebalance.ErrSwitchLost.Error()},
+		"the target was not activated, and is down": {false, down, nil, "they stay fenced until it does"},
+		"the target was not activated, and answers": {false, "", nil, ""},
+		"the registry has the fence":                {false, down, []func(*shard.PairConfig){known}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := openTwo(t)
+			slots := w.one("u0")
+			m := w.move("m", "s1", "s2", slots, 1)
+			m.run(before...)
+			held := w.decide(slots, "s2")
+			if test.activated {
+				m.run(after[0])
+			}
+			if test.target == "" {
+				test.target = w.books["s2"].dsn
+			}
+			late := w.moveVia(test.target, "m", "s1", "s2", slots, 0, test.more...)
+			late.stale = held // the registry has given them to the source at the same epoch
+			err := patiently(func() error { return afterAbort[0].do(late) })
+			if test.words == "" && err != nil || test.words != "" && (err == nil || !strings.Contains(err.Error(), test.words)) {
+				t.Errorf("%v, which does not say %q", err, test.words)
+			}
+			state := w.books["s1"].sql(`select state from saldo.slots where slot = any($1)`, slotList(slots))
+			if want := map[bool]string{true: "owned", false: "fenced"}[test.words == ""]; state != want {
+				t.Errorf("the slots are %s at the source, not %s", state, want)
+			}
+		})
+	}
+}
+
+// Whoever has fenced the slots himself knows that the registry has it.
+func TestRestoreOfOnesOwnFence(t *testing.T) {
+	t.Parallel()
+	w := openTwo(t)
+	slots := w.one("u0")
+	p, dsn := via(t, w.books["s2"].dsn)
+	m := w.moveVia(dsn, "m", "s1", "s2", slots, 1)
+	m.run(before...)
+	p.mu.Lock()
+	p.refuse = true
+	p.mu.Unlock()
+	p.cut()
+	w.decide(slots, "s1")
+	m.run(afterAbort[0])
 	w.mustBeSound()
 }
 

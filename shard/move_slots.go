@@ -225,18 +225,20 @@ const askPatience = time.Second
 
 // notSwitched returns ErrSwitchLost if the target owns the slots that are to be opened at the source. A registry that was
 // restored from a backup may say so: Mark has asked then, which waits for the answer; and where none comes here, clients of
-// the source do not wait for a target that is down.
-func (p *Pair) notSwitched(ctx context.Context) error {
+// the source do not wait for a target that is down, unless Restore sees that the registry was set back.
+func (p *Pair) notSwitched(ctx context.Context) (asked bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
-	if activated, err := p.Activated(ctx); err == nil && activated {
-		return fmt.Errorf("shard %s: %w", p.config.Target.ID, rebalance.ErrSwitchLost)
+	activated, err := p.Activated(ctx)
+	if activated {
+		return true, fmt.Errorf("shard %s: %w", p.config.Target.ID, rebalance.ErrSwitchLost)
 	}
-	return nil
+	return err == nil, nil
 }
 
 // Fence stops writes to the slots at the source.
 func (p *Pair) Fence(ctx context.Context, holds []placement.Hold) error {
+	p.config.Fenced = true // the registry has it before it is done
 	return p.source.change(ctx, "fence slots", holds, p.fence, nil)
 }
 
@@ -261,7 +263,7 @@ func (p *Pair) requeue(write *pgx.Batch, changed []int16) {
 
 // Unfence takes Fence back.
 func (p *Pair) Unfence(ctx context.Context, holds []placement.Hold) error {
-	if err := p.notSwitched(ctx); err != nil {
+	if _, err := p.notSwitched(ctx); err != nil {
 		return err
 	}
 	return p.source.change(ctx, "lift the fence of slots", holds, p.unfence, p.requeue)
@@ -329,12 +331,28 @@ func (p *Pair) Tombstone(ctx context.Context, holds []placement.Hold) error {
 	})
 }
 
-// Restore makes the source own the slots, after an abort.
+// errFenceLost: the registry has another past than the source.
+var errFenceLost = errors.New("they were fenced by this move, and the registry has lost that: it was set back, and may have " +
+	"lost that the target owns them, which does not answer: they stay fenced until it does; see Two owners in docs/OPERATIONS.md")
+
+// Restore makes the source own the slots, after an abort. Slots that are fenced by a move which the registry never had in
+// PhaseFence are opened only when the target has said that it does not own them: the registry has another past than the
+// shards, in which they may have been given away.
 func (p *Pair) Restore(ctx context.Context, holds []placement.Hold) error {
-	if err := p.notSwitched(ctx); err != nil {
+	asked, err := p.notSwitched(ctx)
+	if err != nil {
 		return err
 	}
-	return p.source.change(ctx, "restore slots", holds, p.restore, p.requeue)
+	next := p.restore
+	if !asked && !p.config.Fenced {
+		next = func(row slotRow, held ledger.Epoch) (slotRow, error) {
+			if row.state == slotFenced && row.move == p.config.MoveID && row.epoch < held {
+				return row, fmt.Errorf("slot %d: %w (shard %s)", row.slot, errFenceLost, p.config.Target.ID)
+			}
+			return p.restore(row, held)
+		}
+	}
+	return p.source.change(ctx, "restore slots", holds, next, p.requeue)
 }
 
 // Discard makes the target's copy one that is to be cleaned, after an abort.

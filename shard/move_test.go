@@ -180,13 +180,19 @@ func (w *twoShards) move(id placement.MoveID, source, target ledger.ShardID, slo
 }
 
 // moveVia is move with another way to the target.
-func (w *twoShards) moveVia(dsn string, id placement.MoveID, source, target ledger.ShardID, slots placement.SlotSet, token int64) *move {
+func (w *twoShards) moveVia(
+	dsn string, id placement.MoveID, source, target ledger.ShardID, slots placement.SlotSet, token int64, more ...func(*shard.PairConfig),
+) *move {
 	w.t.Helper()
-	pair, err := shard.OpenPair(shard.PairConfig{
+	config := shard.PairConfig{
 		Source: shard.Config{Cluster: cluster, ID: source, DSN: w.books[source].dsn},
 		Target: shard.Config{Cluster: cluster, ID: target, DSN: dsn},
 		MoveID: id, Slots: slots, Token: token,
-	}, slog.New(slog.DiscardHandler))
+	}
+	for _, change := range more {
+		change(&config)
+	}
+	pair, err := shard.OpenPair(config, slog.New(slog.DiscardHandler))
 	if err != nil {
 		w.t.Fatal(err)
 	}

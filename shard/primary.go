@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Primary is the one server of a shard's address that counts.
@@ -21,12 +23,16 @@ type Primary struct {
 	Silent []string // other hosts of the address, and why they could not be looked at: one of them may be the primary
 }
 
-// FindPrimary looks at every host of dsn, and not only at the first one that answers: an old primary that comes back takes
-// itself for the shard's, and a standby comes first where the address says so. Of several primaries it returns the one that
-// was adopted last. known is the timeline below which a server is an old primary, 0 if that is not known. The error is
-// ErrUnfit if no host is a primary, or only old ones are, or it cannot be told which one is meant.
+// FindPrimary looks at every host of dsn, at each address of a name, and not only at the first one that answers: an old
+// primary that comes back takes itself for the shard's, and a standby comes first where the address says so. Of several
+// primaries it returns the one that was adopted last. known is the timeline below which a server is an old primary, 0 if that
+// is not known. The error is ErrUnfit if no host is a primary, or only old ones are, or it cannot be told which one is meant.
 func FindPrimary(ctx context.Context, dsn, password string, known int) (*Primary, error) {
-	hosts, err := hostsOf(dsn)
+	return findPrimary(ctx, dsn, password, known, net.DefaultResolver.LookupHost)
+}
+
+func findPrimary(ctx context.Context, dsn, password string, known int, lookUp pgconn.LookupFunc) (*Primary, error) {
+	hosts, err := hostsOf(ctx, dsn, lookUp)
 	if err != nil {
 		return nil, fmt.Errorf("find the primary: %w", err)
 	}
@@ -94,33 +100,60 @@ type host struct {
 	dsn  string // leads there and nowhere else, to a standby as well
 }
 
-// hostsOf takes a connection string apart, in either of its forms. What is said last in it counts.
-func hostsOf(dsn string) ([]host, error) {
+// hostAddress is where to connect to instead of looking a host up, as for libpq; its name is still what a certificate is
+// checked against.
+const hostAddress = "hostaddr"
+
+// hostsOf takes a connection string apart, in either of its forms, and a name that leads to several servers too. What is said
+// last in it counts.
+func hostsOf(ctx context.Context, dsn string, lookUp pgconn.LookupFunc) ([]host, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("parse dsn: %w", err)
 	}
 	var hosts []host
-	add := func(name string, port uint16) {
+	add := func(name string, port uint16, address string) {
 		number := strconv.Itoa(int(port))
 		h := host{name: net.JoinHostPort(name, number)}
+		if address != "" {
+			h.name += " at " + address
+		}
 		if !strings.HasPrefix(dsn, "postgres://") && !strings.HasPrefix(dsn, "postgresql://") {
 			quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(name)
 			h.dsn = fmt.Sprintf("%s host='%s' port=%s target_session_attrs=any", dsn, quoted, number)
+			if address != "" {
+				h.dsn += fmt.Sprintf(" %s='%s'", hostAddress, address)
+			}
 		} else {
 			with := "?"
 			if strings.Contains(dsn, "?") {
 				with = "&"
 			}
 			h.dsn = dsn + with + "host=" + url.QueryEscape(name) + "&port=" + number + "&target_session_attrs=any"
+			if address != "" {
+				h.dsn += "&" + hostAddress + "=" + url.QueryEscape(address)
+			}
 		}
 		if !slices.Contains(hosts, h) { // a host is there once with TLS and once without
 			hosts = append(hosts, h)
 		}
 	}
-	add(config.Host, config.Port)
+	addAll := func(name string, port uint16) {
+		var addresses []string
+		// This machine's own name may have two addresses of one server; and whoever says an address means that.
+		if name != "localhost" && !filepath.IsAbs(name) && config.RuntimeParams[hostAddress] == "" {
+			addresses, _ = lookUp(ctx, name) // whoever looks at the host is told why it cannot be found
+		}
+		if len(addresses) < 2 {
+			addresses = []string{""}
+		}
+		for _, address := range addresses {
+			add(name, port, address)
+		}
+	}
+	addAll(config.Host, config.Port)
 	for _, fallback := range config.Fallbacks {
-		add(fallback.Host, fallback.Port)
+		addAll(fallback.Host, fallback.Port)
 	}
 	return hosts, nil
 }

@@ -1,6 +1,7 @@
 package shard_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -70,6 +71,27 @@ func TestFindPrimary(t *testing.T) {
 	}
 	find("adopted, and the old one runs", 0, second, "", port(first), port(second))
 	find("only the old one answers", 2, nil, "is an old primary", port(first))
+
+	// A name that leads to all of them.
+	lookUp := func(_ context.Context, name string) ([]string, error) {
+		if name != "shard.example" {
+			return nil, errors.New("no such host")
+		}
+		return []string{"127.0.0.1:" + dead, "127.0.0.1:" + port(first), "127.0.0.1:" + port(second)}, nil
+	}
+	for _, dsn := range []string{
+		"host=shard.example user=postgres dbname=postgres sslmode=disable", "postgres://postgres@shard.example/postgres?sslmode=disable",
+	} {
+		found, err := shard.FindPrimaryBy(t.Context(), dsn, first.Password(), 0, lookUp)
+		if err != nil || found.Timeline != 2 || len(found.Silent) != 1 || !strings.Contains(found.Silent[0], "shard.example:5432 at 127.0.0.1:"+dead) {
+			t.Errorf("%s: %+v, %v", dsn, found, err)
+			continue
+		}
+		s, err := shard.Look(t.Context(), found.DSN, first.Password())
+		if err != nil || !s.Started.Equal(found.Started) {
+			t.Errorf("%s leads to %+v, %v", found.DSN, s, err)
+		}
+	}
 
 	if err := another.Stop(t.Context()); err != nil {
 		t.Fatal(err)

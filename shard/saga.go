@@ -14,7 +14,8 @@ import (
 // Taken before the page is read: every saga of a transaction below xmin is visible to the page, and every transaction that
 // has begun by now is below xmax.
 const horizonStatement = `
-select pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint
+select pg_snapshot_xmin(snapshot)::text::bigint, pg_snapshot_xmax(snapshot)::text::bigint,
+       current_setting('synchronous_standby_names') <> ''
 from pg_current_snapshot() as snapshot`
 
 // No locks: two runners on one saga are harmless. Only sagas of slots that are owned here, since a slot that has moved
@@ -37,9 +38,10 @@ limit $6`
 func (s *Shard) PendingSagas(ctx context.Context, after saga.Cursor, before int64, limit int) (saga.Page, error) {
 	var (
 		page     saga.Page
+		awaited  bool
 		pipeline pgx.Batch
 	)
-	pipeline.Queue(horizonStatement).QueryRow(func(row pgx.Row) error { return row.Scan(&page.Horizon, &page.End) })
+	pipeline.Queue(horizonStatement).QueryRow(func(row pgx.Row) error { return row.Scan(&page.Horizon, &page.End, &awaited) })
 	if before > after.Tx {
 		pipeline.Queue(pendingSagasStatement,
 			after.Tx, int16(after.Slot), string(after.TxID), string(after.Initiator), before, limit).Query(func(rows pgx.Rows) (err error) {
@@ -51,7 +53,27 @@ func (s *Shard) PendingSagas(ctx context.Context, after saga.Cursor, before int6
 		return saga.Page{}, s.readError(fmt.Errorf("read pending sagas: %w", err))
 	}
 	page.More = len(page.Sagas) == limit
+	if awaited && len(page.Sagas) > 0 {
+		if err := s.awaitStandbys(ctx); err != nil {
+			return saga.Page{}, s.readError(fmt.Errorf("wait for standbys to have pending sagas: %w", err))
+		}
+	}
 	return page, nil
+}
+
+// awaitStandbys returns when all that can be seen is as durable as an acknowledged commit. What a server shows need not be:
+// a wait for standbys may have been ended by a restart or by a person. Whoever acts on another shard for what he saw here must
+// know that it stays.
+func (s *Shard) awaitStandbys(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.config.RoundTrip)
+	defer cancel()
+	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, durableHereStatement); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, awaitStatement.sql)
+		return err
+	})
 }
 
 func scanPending(rows pgx.Rows) (sagas []saga.Pending, err error) {

@@ -28,12 +28,14 @@ type trip struct {
 	buffer []byte
 	params [][]byte
 	reads  []func(row *row) // by statement
+
+	warning string // that came with the last statement's answer
 }
 
 // begin starts a trip on a connection that is idle or in a transaction.
 func (t *trip) begin(conn *pgconn.PgConn) {
 	clear(t.reads)
-	t.conn, t.buffer, t.params, t.reads = conn, t.buffer[:0], t.params[:0], t.reads[:0]
+	t.conn, t.buffer, t.params, t.reads, t.warning = conn, t.buffer[:0], t.params[:0], t.reads[:0], ""
 }
 
 // raw adds a parameter that is encoded already; nil is null.
@@ -184,6 +186,10 @@ func (t *trip) receive() (tag string, err error) {
 			}
 		case *pgproto3.CommandComplete:
 			tag = string(m.CommandTag)
+		case *pgproto3.NoticeResponse:
+			if m.SeverityUnlocalized == "WARNING" && current == len(t.reads)-1 {
+				t.warning = m.Message
+			}
 		case *pgproto3.ErrorResponse:
 			failed = pgconn.ErrorResponseToPgError(m)
 		case *pgproto3.ReadyForQuery:

@@ -190,7 +190,7 @@ func (w *writer) attempt(items []*item, lookUp bool) (err error, committing bool
 	}
 	loaded := time.Now()
 	b.decide()
-	if b.empty() {
+	if b.empty() && !b.awaited {
 		w.rollback(nil)
 		told.finish(w, items, nil)
 		b.answer()
@@ -203,6 +203,9 @@ func (w *writer) attempt(items []*item, lookUp bool) (err error, committing bool
 	tag, err := w.trip.send(w.lane.config.RoundTrip)
 	if err == nil && tag != "COMMIT" {
 		err = fmt.Errorf("commit was answered %q", tag)
+	}
+	if err == nil && w.trip.warning != "" {
+		err = fmt.Errorf("commit was answered with a warning: %s", w.trip.warning)
 	}
 	told.back(err)
 	if err != nil {
@@ -250,12 +253,9 @@ func (w *writer) connect(told *attempt) (err error) {
 	})
 }
 
-// An answered commit is on disk, whatever is set for the database or the role. Levels above are the operator's choice.
-const durableStatement = `select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'`
-
 // laneStatements are all that a writer uses.
 var laneStatements = []statement{
-	beginStatement, commitStatement, rollbackStatement, lockSharedStatement, guardLaneStatement, clockStatement,
+	beginStatement, awaitStatement, commitStatement, rollbackStatement, lockSharedStatement, guardLaneStatement, clockStatement,
 	insertUsersStatement, selectUsersStatement, insertAccountsStatement, lockAccountsStatement, updateAccountsStatement,
 	selectOperationsStatement, copyOperationsStatement, copyEntriesStatement,
 	lockSagasStatement, updateSagasStatement, copySagasStatement,

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"strings"
 	"testing"
 
+	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/etcdtest"
 	"github.com/saldo-ledger/saldo/internal/pgtest"
+	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
 func TestRegistryRebuild(t *testing.T) {
@@ -86,4 +89,68 @@ func TestRegistryRebuildRefusesToForget(t *testing.T) {
 	}
 	u.refused("is an old primary", rebuild...)
 	u.refused("is an old primary", "shard", "migrate", "s1")
+}
+
+// A registry that was set back to before a switch has aborted the move: the slot is the target's where the source was not
+// told, and where it was, two shards have it at one epoch until a person has decided, in the way that the handbook tells.
+func TestRegistryRebuildAfterAnAbortOfALostSwitch(t *testing.T) {
+	t.Parallel()
+	for name, told := range map[string]bool{"the source was not told": false, "both were told": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			u := newTerminal(t)
+			first := u.addShard("s1", "--initial-shards", "2")
+			second := u.addShard("s2")
+			u.does("move", "start", "--from", "s1", "--to", "s2", "--slots", "1")
+			etcd := u.registry()
+			view, err := etcd.Read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			move := view.Moves[0]
+			ctx, done := context.WithCancel(t.Context())
+			_ = etcd.Lead(ctx, "mover", "test", func(ctx context.Context, leadership cluster.Leadership) error {
+				defer done()
+				for _, phase := range []placement.Phase{placement.PhaseMark, placement.PhaseCopy} {
+					if move, err = etcd.Led(leadership).AdvanceMove(ctx, move, phase, view.Revision); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err == nil {
+				_, err = etcd.AbortMove(t.Context(), move, "a test")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := string(move.ID)
+			u.sql(second, `insert into saldo.slots (slot, state, epoch) values (1, 'owned', 2)`)
+			u.sql(second, `insert into saldo.moves (move_id, source, system, timeline, snapshot, lsn, expected, activated_at)
+				select '`+id+`', 's1', 0, 1, pg_current_snapshot(), '0/0', 0, now()`)
+			u.sql(first, `update saldo.slots set state = 'fenced', fenced_at = now(), move_id = '`+id+`', token = 1 where slot = 1`)
+			rebuild := []string{"registry", "rebuild", "--yes"}
+			want := placement.Owner{Shard: "s2", Epoch: 2}
+			if told {
+				u.sql(first, `update saldo.slots set state = 'owned', fenced_at = null, epoch = 2, move_id = '' where slot = 1`)
+				u.refused("slots 1 have two owners at epoch 2: shard s1 by its own tables", rebuild...)
+				u.sql(first, `update saldo.slots set state = 'owned', fenced_at = null, move_id = '', epoch = epoch + 2 where slot in (1)`)
+				u.sql(second, `update saldo.slots set state = 'fenced', fenced_at = now(), move_id = '' where slot in (1)`)
+				want = placement.Owner{Shard: "s1", Epoch: 4}
+			}
+			if _, says, err := u.types("", rebuild...); err != nil || !strings.Contains(says, "1 slots get another owner or epoch") {
+				t.Fatalf("%v, %s", err, says)
+			}
+			if view, err = etcd.Read(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			now, there := view.Move(move.ID)
+			if owner := view.Map.Owner(1); owner != want || there == told || there && now.Phase != placement.PhaseSwitched {
+				t.Errorf("it is %v's, and the move is %+v", owner, now)
+			}
+			if _, says, err := u.types("", rebuild...); err != nil || !strings.Contains(says, "nothing to do") {
+				t.Errorf("again: %v, %s", err, says)
+			}
+		})
+	}
 }

@@ -132,7 +132,7 @@ func (d *doctor) look(ctx context.Context, known cluster.Shard) {
 	}
 	d.schema(server)
 	d.replication(server)
-	lost, err := assembly.Lost(ctx, d.etcd, known.ID, server)
+	losses, err := assembly.Losses(ctx, d.etcd, known.ID, server)
 	switch {
 	case err != nil:
 		d.incomplete = true
@@ -140,8 +140,13 @@ func (d *doctor) look(ctx context.Context, known cluster.Shard) {
 	case server.ForksUnknown != "":
 		d.say("lost", "not known: %s", server.ForksUnknown)
 	}
-	for _, loss := range lost {
-		d.say("lost", "%s", loss)
+	for _, loss := range losses {
+		d.say("lost", "%s", loss.Text)
+	}
+	if slices.ContainsFunc(losses, func(loss assembly.Loss) bool { return loss.SetBack }) {
+		d.ill = true
+		d.say("set back", "its files are older ones than the shard had on this timeline, and nobody may use it: stop it, start it with "+
+			"recovery.signal, and adopt it: see Backup and restore in docs/OPERATIONS.md")
 	}
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/saldo-ledger/saldo/cmd/internal/wire"
@@ -72,15 +71,18 @@ func mayReaddress(
 		return fmt.Errorf("the new address does not answer: %w", err)
 	}
 	if refused != nil {
-		return fmt.Errorf("what answers at the new address is not the shard's primary: %w (one that was promoted or restored is accepted by `saldo shard adopt --dsn`)", refused)
+		return fmt.Errorf("what answers at the new address is not the shard's primary: %w "+
+			"(one that was promoted or restored is accepted by `saldo shard adopt --dsn`)", refused)
 	}
-	lost, err := assembly.Lost(ctx, etcd, known.ID, server)
+	losses, err := assembly.Losses(ctx, etcd, known.ID, server)
 	if err != nil {
 		return err
 	}
-	if len(lost) > 0 {
-		return fmt.Errorf("what answers at the new address lacks some of what the shard had: %s (see Backup and restore in docs/OPERATIONS.md)",
-			strings.Join(lost, "; "))
+	for _, loss := range losses {
+		if loss.Current { // what a failover has lost was accepted when its server was adopted
+			return fmt.Errorf("what answers at the new address lacks some of what the shard had: %s "+
+				"(see Backup and restore in docs/OPERATIONS.md)", loss.Text)
+		}
 	}
 	old, refused, err := look(known.DSN)
 	if err == nil && refused == nil && !old.Started.Equal(server.Started) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/etcdtest"
+	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/pgtest"
 )
 
@@ -50,16 +51,19 @@ func TestShardReaddress(t *testing.T) {
 
 	// It has less than the shard was known to have.
 	c := u.registry()
-	note := func(lsn string) {
+	note := func(id ledger.ShardID, timeline int, lsn string) {
 		t.Helper()
-		if err := c.NotePosition(t.Context(), "s1", cluster.Position{Timeline: 1, LSN: lsn, At: time.Now()}); err != nil {
+		if err := c.NotePosition(t.Context(), id, cluster.Position{Timeline: timeline, LSN: lsn, At: time.Now()}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	note("0/1")
+	note("s1", 1, "0/1")
 	u.does(readdress(first)...)
-	note("FFFF/0")
+	note("s1", 1, "FFFF/0")
 	u.refused("are lost", readdress(other)...)
+	// Of another timeline: that was put up with when this one was adopted.
+	note("s2", 7, "FFFF/0")
+	u.does("shard", "readdress", "s2", "--dsn", strings.Replace(second, "127.0.0.1", "localhost", 1))
 }
 
 // A copy of the shard's files that was started elsewhere is on the same timeline. As long as the first one serves it is

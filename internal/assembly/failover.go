@@ -51,20 +51,49 @@ func holdsOf(m *placement.Map, id ledger.ShardID) (holds []placement.Hold) {
 
 // Lost says what a server lacks of what was noted about a shard before. Nothing is not a promise: what was written in the
 // last second or so before a failover was not noted.
-func Lost(ctx context.Context, c *cluster.Cluster, id ledger.ShardID, server *shard.Standing) ([]string, error) {
+func Lost(ctx context.Context, c *cluster.Cluster, id ledger.ShardID, server *shard.Standing) (texts []string, err error) {
+	losses, err := Losses(ctx, c, id, server)
+	for _, loss := range losses {
+		texts = append(texts, loss.Text)
+	}
+	return texts, err
+}
+
+// Loss is what a server lacks of what was noted about its shard on one timeline.
+type Loss struct {
+	Text    string
+	Current bool // of the timeline that the server is on; else it was lost before the server was adopted
+	SetBack bool // nobody may use it: it goes on along its timeline from older files than the shard had, which no guard can tell
+}
+
+// Losses are what Lost says, one by one.
+func Losses(ctx context.Context, c *cluster.Cluster, id ledger.ShardID, server *shard.Standing) (losses []Loss, err error) {
 	positions, err := c.Positions(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	var lost []string
 	for _, noted := range positions {
 		lsn, err := shard.ParseLSN(noted.LSN)
 		if err != nil {
-			return lost, fmt.Errorf("read the positions of shard %s: %w", id, err)
+			return losses, fmt.Errorf("read the positions of shard %s: %w", id, err)
 		}
-		if loss := server.Loss(shard.Position{Timeline: noted.Timeline, LSN: lsn}); loss != "" {
-			lost = append(lost, loss)
+		loss := Loss{
+			Text:    server.Loss(shard.Position{Timeline: noted.Timeline, LSN: lsn}),
+			Current: noted.Timeline == server.Timeline,
+		}
+		loss.SetBack = loss.Current && noted.SetBack
+		switch { // a log that was set back and has grown beyond again lacks what it had all the same
+		case loss.Text != "" || !noted.SetBack:
+		case loss.Current:
+			loss.Text = fmt.Sprintf("the log was durable up to %v on timeline %d, was set back to an earlier place, and has been "+
+				"written anew since: what was between is lost", lsn, noted.Timeline)
+		default:
+			loss.Text = fmt.Sprintf("the log was durable up to %v on timeline %d, and was set back then: unless timeline %d goes on "+
+				"from an archive of before, some of that is lost", lsn, noted.Timeline, server.Timeline)
+		}
+		if loss.Text != "" {
+			losses = append(losses, loss)
 		}
 	}
-	return lost, nil
+	return losses, nil
 }

@@ -81,8 +81,8 @@ func (r *rebuilding) own(slot ledger.Slot) {
 		claim, ok := find(r.claims[id].Slots, slot)
 		switch {
 		case !ok || !claim.Has || claim.Epoch < best.Epoch:
-		case claim.Epoch == best.Epoch && best.Shard != id && !r.gave(best.Shard, slot, id):
-			r.problem(slot, "shards %s and %s both have slots {slots} at one epoch", best.Shard, id)
+		case claim.Epoch == best.Epoch && best.Shard != id && !r.gave(best.Shard, slot, id) && !r.switchWasLost(slot, best, id):
+			r.twice(slot, best, id)
 		default:
 			best = placement.Owner{Shard: id, Epoch: claim.Epoch}
 		}
@@ -114,6 +114,57 @@ func (r *rebuilding) gave(id ledger.ShardID, slot ledger.Slot, to ledger.ShardID
 	}
 	claim, ok := find(r.claims[id].Slots, slot)
 	return ok && !claim.Has && !claim.Coming && claim.MovedTo == to
+}
+
+// switchWasLost tells whether the registry has given a slot to its owner by aborting a move that it had switched before it
+// was set back. The target says that it was made the owner by that move; and the source has the slot at an older epoch, so it
+// was not told of the abort, and nothing was written to it at the epoch that both decisions have.
+func (r *rebuilding) switchWasLost(slot ledger.Slot, given placement.Owner, to ledger.ShardID) bool {
+	if r.view == nil || r.claims[given.Shard] == nil {
+		return false
+	}
+	claim, _ := find(r.claims[given.Shard].Slots, slot)
+	move, _ := r.view.Move(claim.Move)
+	return claim.Has && claim.Epoch < given.Epoch && claim.Move != "" && move.Phase == placement.PhaseAborting &&
+		move.Source == given.Shard && move.Target == to && slices.Contains(move.Slots, slot) &&
+		slices.Contains(r.claims[to].Came, move.ID)
+}
+
+// twice says of a slot that it is owned twice at one epoch: by a shard, and by another one or the registry's word.
+func (r *rebuilding) twice(slot ledger.Slot, best placement.Owner, id ledger.ShardID) {
+	by, says := "the registry", "was not read"
+	if r.claims[best.Shard] != nil {
+		claim, ok := find(r.claims[best.Shard].Slots, slot)
+		if ok && claim.Has && claim.Epoch == best.Epoch {
+			by = "its own tables"
+		}
+		says = "says that it " + tell(claim, ok)
+	}
+	claim, _ := find(r.claims[id].Slots, slot)
+	r.problem(slot, "slots {slots} have two owners at epoch %d: shard %s by %s (it %s), and shard %s, which says that it %s. "+
+		"That was decided twice, since etcd was set back: restore a newer snapshot of etcd, or decide which of the two keeps them, "+
+		"see Two owners in docs/OPERATIONS.md", best.Epoch, best.Shard, by, says, id, tell(claim, true))
+}
+
+// tell says what a shard claims of a slot.
+func tell(claim shard.Claim, ok bool) string {
+	var what string
+	switch {
+	case !ok:
+		return "does not know them"
+	case claim.Has && claim.Fenced:
+		what = "has them, fenced,"
+	case claim.Has:
+		what = "owns them"
+	case claim.Coming:
+		what = "has a copy of them on its way"
+	default:
+		what = fmt.Sprintf("gave them to shard %s", claim.MovedTo)
+	}
+	if what = fmt.Sprintf("%s at epoch %d", what, claim.Epoch); claim.Move != "" {
+		what += fmt.Sprintf(" under move %s", claim.Move)
+	}
+	return what
 }
 
 // comes tells whether a slot is on record as switched to a shard that knows nothing of it, after a failover, and the other
@@ -194,7 +245,7 @@ func (r *rebuilding) moves(now time.Time) map[placement.MoveID]placement.Move {
 			move.Paused, move.Cause = false, ""
 			r.Moves = append(r.Moves, move)
 		case move.Phase == placement.PhaseClean,
-			source == len(move.Slots) && (before || move.Phase == placement.PhaseAborting),
+			source == len(move.Slots) && (before || move.Phase == placement.PhaseAborting && slices.Equal(epochs, move.Epochs)),
 			target == len(move.Slots) && move.Phase == placement.PhaseSwitched:
 		default:
 			r.Forget = append(r.Forget, move.ID)

@@ -45,6 +45,13 @@ func (c claimed) moved() {
 	c.say("s3", shard.Claim{Slot: 7, Has: true, Epoch: 2})
 }
 
+// lostSwitch has slot 7 come to s3 by a move from s1 that the registry has aborted since it was set back.
+func (c claimed) lostSwitch(source shard.Claim) {
+	c.say("s1", source)
+	c.say("s3", shard.Claim{Slot: 7, Has: true, Epoch: 2})
+	c["s3"].Came = []placement.MoveID{"m"}
+}
+
 func TestRebuild(t *testing.T) {
 	t.Parallel()
 	founded := func(change func(map[ledger.Slot]placement.Owner), moves ...placement.Move) *cluster.View {
@@ -66,6 +73,7 @@ func TestRebuild(t *testing.T) {
 		}
 		return move
 	}
+	again := func(owners map[ledger.Slot]placement.Owner) { owners[7] = placement.Owner{Shard: "s1", Epoch: 2} } // by an abort
 	switched := func(owners map[ledger.Slot]placement.Owner) { owners[7] = placement.Owner{Shard: "s3", Epoch: 2} }
 	for name, test := range map[string]struct {
 		view   *cluster.View // nil: the registry is empty
@@ -161,8 +169,7 @@ func TestRebuild(t *testing.T) {
 			},
 		},
 		"the registry and a shard at one epoch, and the registry's owner gave it to that": {
-			view:   founded(func(owners map[ledger.Slot]placement.Owner) { owners[7] = placement.Owner{Shard: "s1", Epoch: 2} }),
-			change: claimed.moved, owner: "s3", moves: "m clean",
+			view: founded(again), change: claimed.moved, owner: "s3", moves: "m clean",
 		},
 		"the registry's owner has no row": {
 			view:   founded(switched),
@@ -175,12 +182,61 @@ func TestRebuild(t *testing.T) {
 		},
 		"two have it": {
 			change: func(c claimed) { c.say("s2", shard.Claim{Slot: 7, Has: true, Epoch: 1}) },
-			want:   "shards s1 and s2 both have slots 7 at one epoch",
+			want: "slots 7 have two owners at epoch 1: shard s1 by its own tables (it says that it owns them at epoch 1), and shard s2, " +
+				"which says that it owns them at epoch 1.",
 		},
 		"the registry and a shard disagree at one epoch": {
 			view:   founded(switched),
 			change: func(c claimed) { c.say("s1", shard.Claim{Slot: 7, Has: true, Epoch: 2}) },
-			want:   "shards s3 and s1 both have slots 7 at one epoch",
+			want:   "shard s3 by the registry (it says that it does not know them), and shard s1, which says that it owns them at epoch 2.",
+		},
+		"aborted, and switched before": {
+			view: founded(again, under(placement.PhaseAborting)), owner: "s3", epoch: 2, moves: "m switched",
+			change: func(c claimed) { c.lostSwitch(shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 1, Move: "m"}) },
+		},
+		"aborted, and switched before, and the source has lifted its fence": {
+			view: founded(again, under(placement.PhaseAborting)), owner: "s3", epoch: 2, moves: "m switched",
+			lost:   "what s1 has acknowledged for them since is LOST",
+			change: func(c claimed) { c.lostSwitch(shard.Claim{Slot: 7, Has: true, Epoch: 1, Move: "m"}) },
+		},
+		"aborted, and switched before, and both were told": {
+			view:   founded(again, under(placement.PhaseAborting)),
+			change: func(c claimed) { c.lostSwitch(shard.Claim{Slot: 7, Has: true, Epoch: 2}) },
+			want:   "shard s1 by its own tables (it says that it owns them at epoch 2), and shard s3, which says that it owns them at epoch 2.",
+		},
+		"aborted, and the target has them by another move": {
+			view: founded(again, under(placement.PhaseAborting)),
+			change: func(c claimed) {
+				c.lostSwitch(shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 1, Move: "m"})
+				c["s3"].Came = []placement.MoveID{"other"}
+			},
+			want: "shard s1 by the registry (it says that it has them, fenced, at epoch 1 under move m), and shard s3, which says that it owns",
+		},
+		"aborted, and the source does not know of the move": {
+			view:   founded(again, under(placement.PhaseAborting)),
+			change: func(c claimed) { c.lostSwitch(shard.Claim{Slot: 7, Has: true, Epoch: 1}) },
+			want:   "two owners at epoch 2",
+		},
+		"a person has decided that the source keeps what has two owners": {
+			view: founded(again, under(placement.PhaseAborting)), owner: "s1", epoch: 3, moves: "-m",
+			change: func(c claimed) {
+				c.lostSwitch(shard.Claim{Slot: 7, Has: true, Epoch: 3})
+				c.say("s3", shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 2})
+			},
+		},
+		"a person has decided that the source keeps what its target may have, which is lost for good": {
+			view: founded(again, under(placement.PhaseAborting)), owner: "s1", epoch: 3, moves: "-m",
+			change: func(c claimed) {
+				c.say("s1", shard.Claim{Slot: 7, Has: true, Epoch: 3})
+				delete(c, "s3")
+			},
+		},
+		"a person has decided that the target does": {
+			view: founded(again, under(placement.PhaseAborting)), owner: "s3", epoch: 3, moves: "m switched",
+			change: func(c claimed) {
+				c.lostSwitch(shard.Claim{Slot: 7, Has: true, Fenced: true, Epoch: 2})
+				c.say("s3", shard.Claim{Slot: 7, Has: true, Epoch: 3})
+			},
 		},
 		"nobody has it": {
 			change: func(c claimed) {

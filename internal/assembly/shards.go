@@ -51,7 +51,10 @@ func (s *Shards) Pair(view *rebalance.View, move placement.Move, token int64) (r
 	if err != nil {
 		return nil, err
 	}
-	pair, err := shard.OpenPair(shard.PairConfig{Source: source, Target: target, MoveID: move.ID, Slots: move.Slots, Token: token}, s.log)
+	pair, err := shard.OpenPair(shard.PairConfig{
+		Source: source, Target: target, MoveID: move.ID, Slots: move.Slots, Token: token,
+		Fenced: move.Fenced || move.Phase == placement.PhaseFence, // an older program writes the phase alone
+	}, s.log)
 	if err != nil {
 		return nil, err
 	}

@@ -46,6 +46,8 @@ func (c *Cluster) Adopt(ctx context.Context, config ClusterConfig, id ledger.Sha
 			return fmt.Errorf("timeline %d cannot follow %d: they grow", to, from)
 		case shard.Timeline == to && shard.Adoption == mark:
 			return nil
+		case shard.Timeline == to:
+			return fmt.Errorf("%w: another server was adopted on timeline %d: this one is to be rewound or made anew", ErrChanged, to)
 		case shard.Timeline != from:
 			return fmt.Errorf("%w: the adopted timeline is %d, not %d", ErrChanged, shard.Timeline, from)
 		}

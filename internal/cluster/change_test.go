@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -101,6 +102,9 @@ func TestAdopt(t *testing.T) {
 		shard, err := c.Adopt(w.ctx, config, test.id, test.from, test.to, test.mark)
 		if (err != nil) != test.err || errors.Is(err, ErrChanged) != test.changed || err == nil && shard.Timeline != test.stored {
 			t.Errorf("%+v: %+v, %v", test, shard, err)
+		}
+		if test.mark == "b" && !strings.Contains(err.Error(), "another server was adopted on timeline 1") {
+			t.Errorf("%+v: %v", test, err)
 		}
 		if stored := w.read(c).Shards[test.id].Timeline; stored != test.stored {
 			t.Errorf("%+v: stored %d", test, stored)

@@ -40,7 +40,8 @@
 //     migration of the shard and its registration is another cluster), the absence of a tombstone and the absence of the
 //     record. If the record is there, the same dsn is a repeat and another one is an error; nothing is overwritten.
 //   - Readdress, DrainShard, SetWeight and Adopt compare config's value and the record's ModRevision, and change what they
-//     are about alone.
+//     are about alone. Of several servers that are adopted at once, each with a mark of its own, the first one is; of
+//     several who adopt one server, with its one mark, the first one decides and the others repeat that.
 //   - Found compares: config's value; that no slots key exists; that no shards key and no retired key is newer than the view
 //     that it decided from. These are compares over a range of keys, so there are four of them whatever the number of
 //     shards, and a shard that registers in between makes the Txn fail, like one that changes. (A removal must therefore

@@ -61,7 +61,7 @@ func (w *Watcher) observe() (stop func()) {
 func observeLeading(election string) (leads *atomic.Bool, stop func()) {
 	measured := meter.Of("internal/cluster")
 	leading := measured.Level("saldo.cluster.leading", "",
-		"1 if the process leads an election: rebalancer, founder, or sagas.<shard>; 0 if it stands by.")
+		"1 if the process leads an election: rebalancer, founder, auditor, or sagas.<shard>; 0 if it stands by.")
 	leads = new(atomic.Bool)
 	return leads, measured.Observe(func(observe meter.Observer) {
 		observe(leading, meter.Is(leads.Load()), meter.Attr("election", election))

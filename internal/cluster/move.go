@@ -103,6 +103,8 @@ func (l *Led) AdvanceMove(ctx context.Context, move placement.Move, to placement
 		next, written := at.move, now()
 		next.Phase, next.FenceMillis = to, move.FenceMillis
 		switch {
+		case to == placement.PhaseFence:
+			next.Fenced = true
 		case to.Ended():
 			next.EndedAt = &written
 		case to == placement.PhaseClean:
@@ -166,6 +168,7 @@ func (c *Cluster) AbortMove(ctx context.Context, move placement.Move, cause stri
 		}
 		next, decided := at.move, now()
 		next.Cause, next.Paused, next.Evidence = cause, false, move.Evidence
+		next.Fenced = next.Fenced || at.move.Phase == placement.PhaseFence // else an older program has written that
 		if next.Phase == placement.PhaseMark {
 			return change{move: next}, nil
 		}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -49,6 +50,11 @@ func (w *world) read(c *Cluster) *View {
 	return view
 }
 
+var moveIDs atomic.Int64
+
+// newMoveID returns an id that no other move has.
+func newMoveID() placement.MoveID { return placement.MoveID(fmt.Sprintf("m%03d", moveIDs.Add(1))) }
+
 // planned plans a move from s1 to s2, unless the shards are said.
 func (w *world) planned(c *Cluster, slots string, shards ...ledger.ShardID) placement.Move {
 	w.Helper()
@@ -59,7 +65,7 @@ func (w *world) planned(c *Cluster, slots string, shards ...ledger.ShardID) plac
 	if shards == nil {
 		shards = []ledger.ShardID{"s1", "s2"}
 	}
-	move, err := c.PlanMove(w.ctx, w.read(c), placement.Move{Source: shards[0], Target: shards[1], Slots: set, Why: "test"})
+	move, err := c.PlanMove(w.ctx, w.read(c), placement.Move{ID: newMoveID(), Source: shards[0], Target: shards[1], Slots: set, Why: "test"})
 	if err != nil {
 		w.Fatal(err)
 	}
@@ -329,8 +335,8 @@ func TestAbortMove(t *testing.T) {
 				t.Errorf("aborted again: %+v, %v", again, err)
 			}
 		}
-		if aborted.Cause != "because" {
-			t.Errorf("%s: cause %q", phase, aborted.Cause)
+		if aborted.Cause != "because" || aborted.Fenced != (phase == placement.PhaseFence) {
+			t.Errorf("%s: cause %q, fenced: %v", phase, aborted.Cause, aborted.Fenced)
 		}
 		for slot := range ledger.Slot(placement.Slots) {
 			want := before.Map.Owner(slot)
@@ -341,6 +347,14 @@ func TestAbortMove(t *testing.T) {
 				t.Fatalf("%s: slot %d: %v, want %v", phase, slot, got, want)
 			}
 		}
+	}
+	lifted := w.advanced(led, w.planned(c, "9"), placement.PhaseFence)
+	lifted, err := led.AdvanceMove(w.ctx, lifted, placement.PhaseCatchup, anySeen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if aborted, err := c.AbortMove(w.ctx, lifted, "because"); err != nil || !aborted.Fenced {
+		t.Errorf("aborted after a fence that was lifted: %+v, %v", aborted, err)
 	}
 }
 

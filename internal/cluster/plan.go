@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/google/uuid"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/saldo-ledger/saldo/internal/placement"
@@ -63,13 +62,6 @@ func (c *Cluster) PlanMove(ctx context.Context, view *View, move placement.Move)
 
 // newMove returns a move as it is first recorded.
 func newMove(move placement.Move) (placement.Move, error) {
-	if move.ID == "" {
-		id, err := uuid.NewV7() // so that ids sort by time
-		if err != nil {
-			return move, err
-		}
-		move.ID = placement.MoveID(id.String())
-	}
 	if err := checkName("move id", string(move.ID)); err != nil {
 		return move, err
 	}

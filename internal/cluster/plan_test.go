@@ -48,6 +48,7 @@ func TestWhatForbidsAMove(t *testing.T) {
 		forbid string // "": nothing
 	}{
 		{"nothing else", plan, placement.Move{}, ""},
+		{"no id", of(func(m *placement.Move) { m.ID = "" }), placement.Move{}, "move id"},
 		{"no slots", of(func(m *placement.Move) { m.Slots = nil }), placement.Move{}, "no slots"},
 		{"no such slot", of(func(m *placement.Move) { m.Slots = placement.NewSlotSet(1, placement.Slots) }), placement.Move{}, "slot 4096 is not one"},
 		{"to itself", of(func(m *placement.Move) { m.Target = "a" }), placement.Move{}, `"a" is its source and its target`},
@@ -118,7 +119,7 @@ func TestPlanMoveSeesWhatHasChanged(t *testing.T) {
 	} {
 		view := w.read(c)
 		test.change()
-		move, err := c.PlanMove(w.ctx, view, placement.Move{Source: "s1", Target: "s2", Slots: placement.NewSlotSet(ledger.Slot(i))})
+		move, err := c.PlanMove(w.ctx, view, placement.Move{ID: newMoveID(), Source: "s1", Target: "s2", Slots: placement.NewSlotSet(ledger.Slot(i))})
 		if !errors.Is(err, ErrChanged) {
 			t.Errorf("%s: %+v, %v", test.what, move, err)
 		}
@@ -159,7 +160,7 @@ func TestPlanMoveRace(t *testing.T) {
 		other := w.connect()
 		all.Go(func() {
 			target := ledger.ShardID([]string{"s2", "s3", "s4", "s5", "s6", "s7", "s8"}[i])
-			_, errs[i] = other.PlanMove(w.ctx, view, placement.Move{Source: "s1", Target: target, Slots: placement.NewSlotSet(ledger.Slot(i))})
+			_, errs[i] = other.PlanMove(w.ctx, view, placement.Move{ID: newMoveID(), Source: "s1", Target: target, Slots: placement.NewSlotSet(ledger.Slot(i))})
 		})
 	}
 	all.Wait()

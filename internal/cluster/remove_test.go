@@ -161,7 +161,7 @@ func TestRemoveAgainstPlan(t *testing.T) {
 		var planErr, removeErr error
 		var all sync.WaitGroup
 		all.Go(func() {
-			move := placement.Move{Source: "s1", Target: id, Slots: placement.NewSlotSet(1)}
+			move := placement.Move{ID: newMoveID(), Source: "s1", Target: id, Slots: placement.NewSlotSet(1)}
 			planned, planErr = planner.PlanMove(w.ctx, atPlan, move)
 		})
 		all.Go(func() { removeErr = remover.RemoveShard(w.ctx, atRemoval, id) })

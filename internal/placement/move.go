@@ -48,6 +48,7 @@ type Move struct {
 	Cause  string         `json:"cause,omitempty"`  // why it was aborted, or is to be as soon as that is possible
 
 	Evidence    bool  `json:"evidence,omitempty"`     // after an abort: the target's copy is kept for a while, for a person to look at
+	Fenced      bool  `json:"fenced,omitempty"`       // it has been in PhaseFence: its source may have fenced the slots
 	FenceMillis int64 `json:"fence_millis,omitempty"` // for which clients had to wait, known once the target owns the slots
 
 	// Epochs are those of the slots, in their order, since the move was decided about: what the shards are to be told. The map

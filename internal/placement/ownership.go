@@ -77,7 +77,8 @@ func (e *OwnershipError) Ahead() bool {
 }
 
 // StrangerError is returned when the Postgres behind a shard's address is not that shard, or not its adopted primary:
-// another cluster's, another shard's, or one that was promoted and not adopted yet. Nothing was changed.
+// another cluster's, another shard's, or one that was promoted and not adopted yet; or one with older tables than this program
+// needs. Nothing was changed.
 type StrangerError struct {
 	Message string
 }

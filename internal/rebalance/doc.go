@@ -120,6 +120,16 @@
 // its leaders' tokens. Restore it with a raised revision (etcdutl snapshot restore --bump-revision --mark-compacted). A
 // leader that finds a larger token than its own, and still leads, leaves that move alone and says so.
 //
+// One that was restored to before a Switch says that the move is undecided. Mark asks the target before anything else is
+// done, and waits for its answer; an Abort, and the Restore after it, ask and do not wait, since clients of the source do:
+// it must not matter to them that a target is down. But a fence is recorded before it is made, and the record keeps that
+// (Move.Fenced). So a source that is fenced under a move whose record never was in fence shows that the registry has
+// another past: then Restore opens it only by the target's word. Two things cannot be told apart, since the switch is known
+// to nobody but the registry and the target: a registry restored to between the first fence and the Switch, and one in
+// which the target died inside the fence. If the target of the former is away, too, both shards own the slots until
+// somebody rebuilds the registry. The price of the rule: a source that has failed over after an abort in copy or catchup,
+// and was fenced by its adoption, waits too for a target that is away.
+//
 // # Sagas
 //
 // They are not drained: they name users, and move with their home slot. While a slot is fenced or incoming, its sagas are

@@ -144,11 +144,11 @@ func TestOperatorsAreAskedForTheToken(t *testing.T) {
 	}
 	write("correct-horse-battery")
 	open, loopback, asking := serve("0.0.0.0:0", ""), serve("127.0.0.1:0", ""), serve("0.0.0.0:0", file)
-	w.eventually(20*time.Second, "operators are served", func() bool {
+	w.eventually(long, "operators are served", func() bool {
 		status, _ := ask(loopback, "")
 		return status == http.StatusOK
 	})
-	w.eventually(20*time.Second, "with the token", func() bool {
+	w.eventually(long, "with the token", func() bool {
 		status, _ := ask(asking, "correct-horse-battery")
 		return status == http.StatusOK
 	})

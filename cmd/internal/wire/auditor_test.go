@@ -56,12 +56,12 @@ func TestCoordinatorsAudit(t *testing.T) {
 	one, stop := auditing("one")
 	two, _ := auditing("two")
 	for _, address := range []string{one, two} {
-		w.eventually(20*time.Second, "it knows that the books are clean", func() bool { return ask(address).State == admin.AuditClean })
+		w.eventually(long, "it knows that the books are clean", func() bool { return ask(address).State == admin.AuditClean })
 	}
 	w.sql(dsn, `insert into saldo.entries (slot, user_id, currency, version, amount, balance, tx_id, step, kind, counterparty, created_at)
 		values (7, 'nobody', 'USD', 1, 5, 5, 'from-nowhere', 1, 1, '', now())`)
 	for _, address := range []string{one, two} {
-		w.eventually(20*time.Second, "it knows what is wrong", func() bool {
+		w.eventually(long, "it knows what is wrong", func() bool {
 			status := ask(address)
 			return status.State == admin.AuditViolations && len(status.Violations) > 0 && strings.Contains(status.Violations[0].ID, "nobody")
 		})
@@ -69,7 +69,7 @@ func TestCoordinatorsAudit(t *testing.T) {
 	first := ask(two).Coordinator
 	if first == "one" {
 		stop()
-		w.eventually(30*time.Second, "the other one has found it by its sweep", func() bool {
+		w.eventually(long, "the other one has found it by its sweep", func() bool {
 			status := ask(two)
 			return status.Coordinator == "two" && status.State == admin.AuditViolations
 		})

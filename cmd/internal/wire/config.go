@@ -1,5 +1,12 @@
 // Package wire puts the parts of a process together: what cmd/router, cmd/coordinator and `saldo dev` have in common. Beside
 // internal/assembly it is the one place where adapters meet. It decides nothing about money.
+//
+//	config.go        flags and variables
+//	main.go, process.go, runtime.go, health.go, announce.go   what every service does as a process
+//	members.go       the newest map, and every shard open; limited.go bounds what a shard is given
+//	router.go        a router
+//	coordinator.go   a coordinator: sagas and the founding; rebalancer.go, auditor.go and positions.go what else it does
+//	operators.go     its listener, with the admin API of admin.go
 package wire
 
 import (
@@ -87,14 +94,17 @@ func (p *Postgres) shardConfig(uid string, s cluster.Shard, password, process st
 type Log struct {
 	Level  string `name:"log-level" env:"SALDO_LOG_LEVEL" default:"info" enum:"debug,info,warn,error" help:"debug, info, warn or error."`
 	Format string `name:"log-format" env:"SALDO_LOG_FORMAT" default:"text" enum:"text,json" help:"text or json."`
-
-	TraceSlow time.Duration `name:"trace-slow" env:"SALDO_TRACE_SLOW" default:"1s" help:"Where traces are exported: those of requests that take longer are kept, as those that end in an error or a refund, whatever OTEL_TRACES_SAMPLER says. 0: neither."`
 }
 
 // Logger returns a logger on standard error. An error tracker is hooked in here, and so are the programs' errors: see
 // telemetry.OnError.
 func (l *Log) Logger() (*slog.Logger, error) {
 	return telemetry.NewLogger(os.Stderr, l.Format, l.Level)
+}
+
+// Traces says which traces of a process are kept.
+type Traces struct {
+	Slow time.Duration `name:"trace-slow" env:"SALDO_TRACE_SLOW" default:"1s" help:"Where traces are exported: those of requests that take longer are kept, as those that end in an error or a refund, whatever OTEL_TRACES_SAMPLER says. 0: neither."`
 }
 
 // Router is the configuration of a router.

@@ -210,10 +210,27 @@ func (m *members) follow(ctx context.Context, c *cluster.Cluster, w *cluster.Wat
 		m.open[id] = opened
 		go func() {
 			defer close(opened.done)
+			var greeting sync.WaitGroup
+			greeting.Go(func() { m.greet(besideCtx, s) })
 			if d.beside != nil {
 				d.beside(besideCtx, c, w, s)
 			}
+			greeting.Wait()
 		}()
+	}
+}
+
+// greet says when a shard was opened whether this program can use it, and not only when somebody asks for it.
+func (m *members) greet(ctx context.Context, s *shard.Shard) {
+	has, err := s.Schema(ctx)
+	mine, failed := shard.SchemaVersion()
+	var stranger *placement.StrangerError
+	switch {
+	case errors.As(err, &stranger):
+		m.log.Error("a shard is not served as it is", "shard", s.ID(), "error", stranger)
+	case err == nil && failed == nil && has > mine:
+		m.log.Warn("a shard has newer tables than this program: it works with those of the next version, and with none after that",
+			"shard", s.ID(), "has", has, "mine", mine)
 	}
 }
 

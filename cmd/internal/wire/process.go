@@ -16,6 +16,6 @@ type Process struct {
 }
 
 // Telemetry starts what a process shows of itself. Shut it down at the end.
-func Telemetry(ctx context.Context, service string, settings Log, log *slog.Logger) (*telemetry.Telemetry, error) {
-	return telemetry.Start(ctx, telemetry.Config{Service: service, Version: Version, Log: log, Slow: settings.TraceSlow})
+func Telemetry(ctx context.Context, service string, settings Traces, log *slog.Logger) (*telemetry.Telemetry, error) {
+	return telemetry.Start(ctx, telemetry.Config{Service: service, Version: Version, Log: log, Slow: settings.Slow})
 }

@@ -58,7 +58,7 @@ func TestCoordinatorsMoveSlots(t *testing.T) {
 	users := make([]ledger.UserID, 20)
 	for i := range users {
 		users[i] = ledger.UserID(fmt.Sprint("user-", i))
-		w.eventually(20*time.Second, string(users[i])+" is created", func() bool {
+		w.eventually(long, string(users[i])+" is created", func() bool {
 			_, _, err := r.CreateUser(w.ctx, ledger.User{ID: users[i], Name: "u"})
 			return err == nil
 		})
@@ -73,14 +73,14 @@ func TestCoordinatorsMoveSlots(t *testing.T) {
 	if _, err := w.c.DrainShard(w.ctx, w.config, "s2", true); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually(30*time.Second, "s2 is empty", func() bool { return slots()["s2"] == 0 })
+	w.eventually(long, "s2 is empty", func() bool { return slots()["s2"] == 0 })
 	stop()
 	if _, err := w.c.SetWeight(w.ctx, w.config, "s3", 3); err != nil {
 		t.Fatal(err)
 	}
 	mover("by itself", "auto")
-	w.eventually(30*time.Second, "s3 has its share", func() bool { n := slots(); return n["s1"] == 1024 && n["s3"] == 3072 })
-	w.eventually(30*time.Second, "all copies are deleted", func() bool {
+	w.eventually(long, "s3 has its share", func() bool { n := slots(); return n["s1"] == 1024 && n["s3"] == 3072 })
+	w.eventually(long, "all copies are deleted", func() bool {
 		view, err := w.c.Read(w.ctx)
 		return err == nil && !slices.ContainsFunc(view.Moves, func(move placement.Move) bool { return !move.Phase.Ended() })
 	})
@@ -95,7 +95,7 @@ func TestCoordinatorsMoveSlots(t *testing.T) {
 			t.Errorf("%s: %+v, %v", user, stored, err)
 		}
 	}
-	w.eventually(10*time.Second, "s2 is closed", func() bool { _, open := m.Shard("s2"); return !open })
+	w.eventually(long, "s2 is closed", func() bool { _, open := m.Shard("s2"); return !open })
 	shards := assembly.NewShards(func() *cluster.View { return view }, w.passwords, "test", w.log)
 	defer shards.Close()
 	for _, id := range []ledger.ShardID{"s1", "s3"} {
