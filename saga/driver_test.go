@@ -249,7 +249,7 @@ func TestLongQueueIsReadInProportion(t *testing.T) {
 			}
 			return fault{}
 		})
-		const n, perPayee, pageSize = 10_000, 100, 100
+		const n, perPayee, pageSize = 3000, 100, 100
 		for range n / 50 {
 			w.open(repeat("dead", 50)...)
 		}

@@ -148,7 +148,10 @@ func (r *request) unanswered(err error) *ledger.Error {
 }
 
 func errorReply(e *ledger.Error, data data) reply {
-	meaning := meanings[e.Code]
+	meaning, known := meanings[e.Code]
+	if !known { // the reason of a refusal, by a newer version
+		meaning.status, meaning.message = http.StatusUnprocessableEntity, "refused by the ledger's rules"
+	}
 	out := reply{status: meaning.status, message: meaning.message, code: e.Code, data: data}
 	if out.message == "" {
 		out.message = e.Message

@@ -26,7 +26,7 @@ import (
 // not.
 type Ledger interface {
 	// CreateUser stores a user of whom the caller sets ID, Name and Email. created is false if exactly this user was
-	// there. CodeUserConflict: the id is taken with other contents.
+	// there, who is returned with all accounts. CodeUserConflict: the id is taken with other contents.
 	CreateUser(ctx context.Context, user ledger.User) (stored ledger.User, created bool, err error)
 
 	// User returns a user and all accounts. CodeUserNotFound.

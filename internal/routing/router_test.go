@@ -151,35 +151,32 @@ func TestFencedSlotIsWaitedFor(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		prepare func(s *system, user ledger.UserID)
-		after   func(s *system, user ledger.UserID) // a while later
-		code    ledger.Code
-		least   time.Duration
-		most    time.Duration
+		after   func(s *system, user ledger.UserID) // a while later; nil: it stays fenced
 	}{
 		{
-			name: "for ever", code: ledger.CodeUnavailable, least: 1500 * time.Millisecond, most: 2500 * time.Millisecond,
+			name: "for ever",
 		}, {
-			name: "for ever, and the registry does not answer", code: ledger.CodeUnavailable, least: 1500 * time.Millisecond, most: 2500 * time.Millisecond,
-			prepare: func(s *system, _ ledger.UserID) { s.set(func() { s.slow = 8 * time.Second }) },
+			name:    "for ever, and the registry does not answer",
+			prepare: func(s *system, _ ledger.UserID) { s.set(func() { s.slow = 2 * long }) },
 		}, {
-			name: "for ever, and the registry is away", code: ledger.CodeUnavailable, least: 1500 * time.Millisecond, most: 2500 * time.Millisecond,
+			name:    "for ever, and the registry is away",
 			prepare: func(s *system, _ ledger.UserID) { s.set(func() { s.away = errors.New("etcd is away") }) },
 		}, {
-			name: "until it is released", least: 900 * time.Millisecond, most: 1500 * time.Millisecond,
+			name: "until it is released",
 			after: func(s *system, user ledger.UserID) {
 				s.sql("s1", `update saldo.slots set state = 'owned' where slot = $1`, placement.SlotOf(user))
 			},
 		}, {
-			name: "until it is released, and the registry does not answer", least: 900 * time.Millisecond, most: 1500 * time.Millisecond,
-			prepare: func(s *system, _ ledger.UserID) { s.set(func() { s.slow = 8 * time.Second }) },
+			name:    "until it is released, and the registry does not answer",
+			prepare: func(s *system, _ ledger.UserID) { s.set(func() { s.slow = 2 * long }) },
 			after: func(s *system, user ledger.UserID) {
 				s.sql("s1", `update saldo.slots set state = 'owned' where slot = $1`, placement.SlotOf(user))
 			},
 		}, {
-			name: "until it has moved", least: 900 * time.Millisecond, most: 1500 * time.Millisecond,
+			name:  "until it has moved",
 			after: func(s *system, user ledger.UserID) { s.move(user, "s2") },
 		}, {
-			name: "until the move is aborted", least: 900 * time.Millisecond, most: 1500 * time.Millisecond,
+			name: "until the move is aborted",
 			after: func(s *system, user ledger.UserID) {
 				slot := placement.SlotOf(user)
 				s.sql("s1", `update saldo.slots set state = 'owned', epoch = epoch + 1 where slot = $1`, slot)
@@ -192,7 +189,11 @@ func TestFencedSlotIsWaitedFor(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			s := newSystem(t, 2)
-			r := s.router(fenceWait(1500 * time.Millisecond))
+			least, code := 1500*time.Millisecond, ledger.CodeUnavailable
+			r := s.router(fenceWait(least))
+			if test.after != nil {
+				least, code, r = 900*time.Millisecond, "", s.router()
+			}
 			users := s.usersOn("s1", 2)
 			s.create(r, 100, users...)
 			s.sql("s1", fence, placement.SlotOf(users[1]))
@@ -218,19 +219,16 @@ func TestFencedSlotIsWaitedFor(t *testing.T) {
 				answers <- answer{err, time.Since(began)}
 			}()
 			s.mustBe(r, transfer(users[0], s.usersOn("s1", 3)[2], "free", 1), 0, ledger.StatusRefused, ledger.PayeeNotFound, false)
-			if took := time.Since(began); took > 500*time.Millisecond {
-				t.Errorf("a transfer of other slots took %v", took)
-			}
 			if test.after != nil {
-				time.Sleep(time.Until(began.Add(900 * time.Millisecond)))
+				time.Sleep(time.Until(began.Add(least)))
 				test.after(s, users[1])
 			}
 			for range 3 {
 				a := <-answers
-				if ledger.CodeOf(a.err) != test.code {
+				if ledger.CodeOf(a.err) != code {
 					t.Errorf("the error is %v", a.err)
 				}
-				if a.took < test.least || a.took > test.most+500*time.Millisecond { // the machine is busy
+				if a.took < least || a.took > least+long/2 {
 					t.Errorf("it took %v", a.took)
 				}
 			}
@@ -474,7 +472,7 @@ func TestFindByTxID(t *testing.T) {
 func TestFindByTxIDWaitsForAFence(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t, 2)
-	r := s.router(fenceWait(time.Second))
+	r, patient := s.router(fenceWait(300*time.Millisecond)), s.router()
 	user := s.usersOn("s1", 1)[0]
 	s.create(r, 100, user)
 	s.sql("s1", `update saldo.slots set state = 'fenced' where slot = $1`, placement.SlotOf(user))
@@ -482,7 +480,7 @@ func TestFindByTxIDWaitsForAFence(t *testing.T) {
 	mustFail(t, err, ledger.CodeUnavailable)
 	found := make(chan error, 1)
 	go func() {
-		_, err := r.FindByTxID(s.ctx, "initial")
+		_, err := patient.FindByTxID(s.ctx, "initial")
 		found <- err
 	}()
 	time.Sleep(300 * time.Millisecond)
@@ -507,7 +505,7 @@ func TestCallerGoesAway(t *testing.T) {
 	if code := ledger.CodeOf(err); code != ledger.CodeUnavailable && code != ledger.CodeUnknown {
 		t.Errorf("the error is %v", err)
 	}
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > long/2 {
 		t.Errorf("it took %v", took)
 	}
 }

@@ -3,8 +3,10 @@ package routing_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,11 +22,18 @@ import (
 	"github.com/saldo-ledger/saldo/shard"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "4"); err != nil { // most of these tests wait for something
+		panic(err)
+	}
+	pgtest.Main(m)
+}
 
 const (
 	uid   = "11111111-2222-3333-4444-555555555555"
 	never = time.Hour
+	// long is what nothing takes that comes by itself, also on a machine that is busy and slow.
+	long = time.Minute
 )
 
 var migrated = pgtest.Template("migrated", func(dsn string) error {
@@ -59,7 +68,7 @@ type flight struct {
 
 func newSystem(t testing.TB, n int) *system {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*long)
 	t.Cleanup(cancel)
 	s := &system{
 		t: t, ctx: ctx, dsns: map[ledger.ShardID]string{}, open: map[ledger.ShardID]routing.Shard{},
@@ -103,9 +112,10 @@ func (s *system) openAt(id ledger.ShardID, dsn string) *shard.Shard {
 	return opened
 }
 
-// router returns a router that leaves the sagas that it begins to the test, unless config is changed.
+// router returns a router that leaves the sagas that it begins to the test, and waits for as long as it takes the test to
+// move slots, unless config is changed.
 func (s *system) router(change ...func(*routing.Config)) *routing.Router {
-	config := routing.Config{Handover: -1}
+	config := routing.Config{Handover: -1, FenceWait: long}
 	for _, c := range change {
 		c(&config)
 	}
@@ -333,6 +343,35 @@ func (s *system) drain(r *routing.Router, op ledger.Operation) {
 	}
 }
 
+// drainAll ends sagas together, whose slots do not move.
+func (s *system) drainAll(r *routing.Router, ops []ledger.Operation) {
+	s.t.Helper()
+	credits := slices.Clone(ops)
+	for i := range credits {
+		credits[i].Step = ledger.StepCredit
+	}
+	var (
+		completed []ledger.Identity
+		refunds   []ledger.Operation
+	)
+	for i, answer := range r.SubmitAll(s.ctx, credits) {
+		if answer.Err != nil {
+			s.t.Error(answer.Err)
+		} else if answer.Result.Reason == ledger.Applied {
+			completed = append(completed, ops[i].Identity)
+		} else {
+			refund := ops[i]
+			refund.Step, refund.Cause = ledger.StepRefund, answer.Result.Reason
+			refunds = append(refunds, refund)
+		}
+	}
+	for _, answer := range append(r.CompleteAll(s.ctx, completed), r.SubmitAll(s.ctx, refunds)...) {
+		if answer.Err != nil {
+			s.t.Error(answer.Err)
+		}
+	}
+}
+
 // submit does a step, however often it takes.
 func (s *system) submit(r *routing.Router, op ledger.Operation) (result ledger.Result) {
 	s.t.Helper()
@@ -388,6 +427,7 @@ type spy struct {
 	batches atomic.Int64 // calls of SubmitAll
 	looks   atomic.Int64 // EndedSagas
 	asked   atomic.Int64 // TransfersByTxID
+	reads   atomic.Int64 // Balance
 
 	mu       sync.Mutex
 	onSubmit func(op ledger.Operation) error // before the shard does it
@@ -461,6 +501,11 @@ func (s *spy) EndedSagas(ctx context.Context, ids []ledger.Identity) (map[ledger
 	return s.Shard.EndedSagas(ctx, ids)
 }
 
+func (s *spy) Balance(ctx context.Context, id ledger.UserID, currency ledger.Currency) (ledger.Account, error) {
+	s.reads.Add(1)
+	return s.Shard.Balance(ctx, id, currency)
+}
+
 func (s *spy) TransfersByTxID(ctx context.Context, id ledger.TxID, slots []ledger.Slot) ([]ledger.TransferRecord, error) {
 	s.asked.Add(1)
 	return s.Shard.TransfersByTxID(ctx, id, slots)
@@ -486,7 +531,7 @@ func (l *logbook) errors() int {
 
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * long); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
 		}

@@ -20,7 +20,7 @@ func TestWaitsAreTraced(t *testing.T) { // everything is traced meanwhile: not b
 	otel.SetTracerProvider(provider)
 	t.Cleanup(func() { otel.SetTracerProvider(noop.NewTracerProvider()) })
 	s := newSystem(t, 2)
-	r := s.router(fenceWait(10 * time.Second))
+	r := s.router(fenceWait(long))
 	user, other := s.usersOn("s1", 1)[0], s.usersOn("s2", 1)[0]
 	s.create(r, 100, user, other)
 	j := s.journey("s1", "s2", user)

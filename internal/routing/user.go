@@ -7,11 +7,14 @@ import (
 	"github.com/saldo-ledger/saldo/internal/placement"
 )
 
-// CreateUser stores a user. created is false if exactly this user was there. Errors: CodeUserConflict if the id is taken
-// with other contents, CodeUnavailable, CodeOverloaded, CodeUnknown.
+// CreateUser stores a user. created is false if exactly this user was there, who is returned with all accounts. Errors:
+// CodeUserConflict if the id is taken with other contents, CodeUnavailable, CodeOverloaded, CodeUnknown.
 func (r *Router) CreateUser(ctx context.Context, user ledger.User) (stored ledger.User, created bool, err error) {
 	err = r.onShardOf(ctx, user.ID, func(_ *placement.Map, s Shard, hold placement.Hold) (err error) {
 		stored, created, err = s.CreateUser(ctx, user, hold)
+		if err == nil && !created {
+			stored, err = s.User(ctx, user.ID)
+		}
 		return err
 	})
 	return stored, created, err

@@ -50,14 +50,14 @@ func (s *system) start(r *routing.Router, op ledger.Operation, wait time.Duratio
 func TestPollAnswersWhoWaits(t *testing.T) {
 	t.Parallel()
 	s, payer, payee := pair(t)
-	r := s.router(poll(200 * time.Millisecond))
+	const every = 200 * time.Millisecond
+	r := s.router(poll(every))
 	op, other := transfer(payer, payee, "t", 1), transfer(payer, payee, "other", 1)
 	nobody := transfer(payer, s.usersOn("s2", 2)[1], "nobody", 1)
-	first, twin, otherWaits, refunded := s.start(r, op, 20*time.Second), s.start(r, op, 20*time.Second),
-		s.start(r, other, 2*time.Second), s.start(r, nobody, 20*time.Second)
+	began := time.Now()
+	first, twin, otherWaits, refunded := s.start(r, op, long), s.start(r, op, long), s.start(r, other, 2*time.Second), s.start(r, nobody, long)
 	s.drain(r, op)
 	s.drain(r, nobody)
-	ended := time.Now()
 	for _, answers := range []<-chan answer{first, twin} {
 		if a := <-answers; a.err != nil || a.record.Status() != ledger.StatusCompleted {
 			t.Errorf("answered %v, %v", a.record.Status(), a.err)
@@ -66,14 +66,11 @@ func TestPollAnswersWhoWaits(t *testing.T) {
 	if a := <-refunded; a.record.Status() != ledger.StatusRefunded || a.record.WhyNot() != ledger.PayeeNotFound {
 		t.Errorf("answered %v, %q, %v", a.record.Status(), a.record.WhyNot(), a.err)
 	}
-	if took := time.Since(ended); took > time.Second {
-		t.Errorf("answered %v after the ends", took)
-	}
 	if a := <-otherWaits; a.err != nil || a.record.Status() != ledger.StatusPending || a.took < 2*time.Second {
 		t.Errorf("the other is answered %v after %v, %v", a.record.Status(), a.took, a.err)
 	}
-	if n := s.spies["s1"].looks.Load(); n > 12 {
-		t.Errorf("%d queries", n)
+	if n, polls := s.spies["s1"].looks.Load(), int64(time.Since(began)/every)+2; n > polls {
+		t.Errorf("%d queries at %d polls", n, polls)
 	}
 }
 
@@ -83,7 +80,7 @@ func TestWaitIsNoLongerThanAsked(t *testing.T) {
 	r := s.router(poll(never))
 	began := time.Now()
 	s.mustBe(r, transfer(payer, payee, "async", 1), 0, ledger.StatusPending, "", false)
-	if took := time.Since(began); took > 400*time.Millisecond {
+	if took := time.Since(began); took > long {
 		t.Errorf("wait=0 took %v", took)
 	}
 	if n := s.spies["s1"].looks.Load(); n != 0 {
@@ -91,12 +88,12 @@ func TestWaitIsNoLongerThanAsked(t *testing.T) {
 	}
 	began = time.Now()
 	s.mustBe(r, transfer(payer, payee, "sync", 1), 300*time.Millisecond, ledger.StatusPending, "", false)
-	if took := time.Since(began); took < 300*time.Millisecond || took > time.Second {
+	if took := time.Since(began); took < 300*time.Millisecond || took > long {
 		t.Errorf("wait=300ms took %v", took)
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, 300*time.Millisecond)
 	defer cancel()
-	record, _, err := r.Transfer(ctx, transfer(payer, payee, "gone", 1), 20*time.Second)
+	record, _, err := r.Transfer(ctx, transfer(payer, payee, "gone", 1), never)
 	if err != nil || record.Status() != ledger.StatusPending {
 		t.Errorf("the caller's end: %v, %v", record.Status(), err)
 	}
@@ -109,7 +106,7 @@ func TestReplayWaitsToo(t *testing.T) {
 	op, nobody := transfer(payer, payee, "t", 1), transfer(payer, s.usersOn("s2", 2)[1], "nobody", 1)
 	s.mustBe(r, op, 0, ledger.StatusPending, "", false)
 	s.mustBe(r, nobody, 0, ledger.StatusPending, "", false)
-	first, second := s.start(r, op, 20*time.Second), s.start(r, nobody, 20*time.Second)
+	first, second := s.start(r, op, long), s.start(r, nobody, long)
 	s.drain(r, op)
 	s.drain(r, nobody)
 	if a := <-first; a.record.Status() != ledger.StatusCompleted {
@@ -133,14 +130,14 @@ func TestCloseEndsWaits(t *testing.T) {
 	t.Parallel()
 	s, payer, payee := pair(t)
 	r := s.router(poll(never))
-	waits := s.start(r, transfer(payer, payee, "t", 1), 20*time.Second)
+	waits := s.start(r, transfer(payer, payee, "t", 1), never)
 	r.Close()
-	if a := <-waits; a.err != nil || a.record.Status() != ledger.StatusPending || a.took > 10*time.Second {
+	if a := <-waits; a.err != nil || a.record.Status() != ledger.StatusPending || a.took > long {
 		t.Errorf("answered %v after %v, %v", a.record.Status(), a.took, a.err)
 	}
 	began := time.Now()
-	s.mustBe(r, transfer(payer, payee, "later", 1), 20*time.Second, ledger.StatusPending, "", false)
-	if took := time.Since(began); took > 5*time.Second {
+	s.mustBe(r, transfer(payer, payee, "later", 1), never, ledger.StatusPending, "", false)
+	if took := time.Since(began); took > long {
 		t.Errorf("a closed router waited %v", took)
 	}
 	r.Close()
@@ -150,8 +147,9 @@ func TestCloseEndsWaits(t *testing.T) {
 func TestManyWaitersShareQueries(t *testing.T) {
 	t.Parallel()
 	s, payer, payee := pair(t)
-	r := s.router(poll(250 * time.Millisecond))
-	const n = 1000
+	const every, n = 250 * time.Millisecond, 1000
+	r := s.router(poll(every))
+	began := time.Now()
 	var (
 		group   sync.WaitGroup
 		started = make(chan ledger.Operation, n)
@@ -160,7 +158,7 @@ func TestManyWaitersShareQueries(t *testing.T) {
 		group.Go(func() {
 			op := transfer(payer, payee, ledger.TxID(fmt.Sprint(i)), 1)
 			started <- op
-			record, _, err := r.Transfer(s.ctx, op, 40*time.Second)
+			record, _, err := r.Transfer(s.ctx, op, never)
 			if err != nil || record.Status() != ledger.StatusCompleted {
 				t.Errorf("answered %v, %v", record.Status(), err)
 			}
@@ -169,25 +167,21 @@ func TestManyWaitersShareQueries(t *testing.T) {
 	eventually(t, "all are debited", func() bool {
 		return s.ask("s1", `select count(*) from saldo.sagas where state = 1`) == n
 	})
-	began := time.Now()
-	var drains sync.WaitGroup
-	for range n {
-		op := <-started
-		drains.Go(func() {
-			s.drain(r, op)
-		})
+	ops := make([]ledger.Operation, n)
+	for i := range ops {
+		ops[i] = <-started
 	}
-	drains.Wait()
+	s.drainAll(r, ops)
 	group.Wait()
 	took := time.Since(began)
 	looks := s.spies["s1"].looks.Load()
 	t.Logf("%d waiters, %d queries in %v", n, looks, took)
-	if looks > 300 {
-		t.Errorf("%d queries for %d waiters in %v", looks, n, took)
+	if polls := int64(took/every) + 2; looks > polls {
+		t.Errorf("%d queries for %d waiters at %d polls", looks, n, polls)
 	}
-	time.Sleep(time.Second)
+	time.Sleep(2 * every)
 	idle := s.spies["s1"].looks.Load()
-	time.Sleep(time.Second)
+	time.Sleep(3 * every)
 	if s.spies["s1"].looks.Load() != idle {
 		t.Error("it still asks, for nobody")
 	}

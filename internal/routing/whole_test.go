@@ -101,13 +101,18 @@ func TestWholeSmallSystem(t *testing.T) {
 		}
 		statuses[record.Status()]++
 	}
-	end := time.Now().Add(4 * time.Second)
+	enough := func() bool { // each way to be answered was seen
+		mu.Lock()
+		defer mu.Unlock()
+		return len(statuses) == 4
+	}
+	end := time.Now().Add(3 * time.Second)
 	var clients sync.WaitGroup
 	for client := range 24 {
 		clients.Go(func() {
 			rng := rand.New(rand.NewPCG(1, uint64(client)))
 			var mine []ledger.Operation
-			for i := 0; time.Now().Before(end); i++ {
+			for i := 0; time.Now().Before(end) || !enough() && time.Now().Before(end.Add(long)); i++ {
 				var op ledger.Operation
 				if len(mine) > 0 && rng.IntN(3) == 0 {
 					op = mine[rng.IntN(len(mine))]
