@@ -44,6 +44,7 @@ type benchRunCommand struct {
 	Routers      int               `name:"routers" default:"1" help:"Processes." group:"A cluster of its own:"`
 	Coordinators int               `name:"coordinators" default:"1" help:"Processes." group:"A cluster of its own:"`
 	Postgres     map[string]string `name:"postgres" placeholder:"NAME=VALUE" help:"Settings of Postgres beyond those of saldo dev." group:"A cluster of its own:"`
+	Service      map[string]string `name:"service" placeholder:"NAME=VALUE" help:"Environment of routers and coordinators, say SALDO_AUDIT=0." group:"A cluster of its own:"`
 	Dir          string            `name:"dir" placeholder:"DIR" help:"Keep the data here, for a next run. Default: a temporary folder, which is removed." group:"A cluster of its own:"`
 
 	Running bool     `name:"running" help:"Measure a cluster that runs, which gets users bench-… with money, instead of one of its own." group:"A cluster that runs:"`
@@ -140,7 +141,9 @@ func (c *benchRunCommand) Run(ctx context.Context, to streams) error {
 }
 
 // measure does all the works on one cluster. The report is nil if none was asked for.
-func (c *benchRunCommand) measure(ctx context.Context, works []work.HTTPWork, progress progress) (run *bench.Run, report *audit.Report, err error) {
+func (c *benchRunCommand) measure(ctx context.Context, works []work.HTTPWork, progress progress) (
+	run *bench.Run, report *audit.Report, err error,
+) {
 	s, err := c.stand(ctx, progress)
 	if err != nil {
 		return nil, nil, err
@@ -188,7 +191,7 @@ func (c *benchRunCommand) stand(ctx context.Context, progress progress) (*stand.
 	if !c.Running {
 		return stand.Start(ctx, stand.Options{
 			Shards: c.Shards, Routers: c.Routers, Coordinators: c.Coordinators, Dir: c.Dir, Postgres: c.Postgres,
-			Progress: progress.say,
+			Services: c.Service, Progress: progress.say,
 		})
 	}
 	found, err := c.find()
@@ -213,7 +216,9 @@ func (c *benchRunCommand) stand(ctx context.Context, progress progress) (*stand.
 }
 
 // prepare makes what the works need.
-func (c *benchRunCommand) prepare(ctx context.Context, s *stand.Stand, works []work.HTTPWork) (options work.HTTPOptions, err error) {
+func (c *benchRunCommand) prepare(ctx context.Context, s *stand.Stand, works []work.HTTPWork) (
+	options work.HTTPOptions, err error,
+) {
 	options = work.HTTPOptions{Batch: c.Batch, Zipf: c.Zipf, PageSize: c.PageSize}
 	if slices.ContainsFunc(works, func(w work.HTTPWork) bool { return !w.Deep }) {
 		if options.Users, err = s.Seed(ctx, c.Users, purse); err != nil {

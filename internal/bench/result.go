@@ -9,7 +9,7 @@ type Run struct {
 	Commit   string            `json:"commit"` // of the source, "" if unknown
 	Seed     uint64            `json:"seed"`
 	Machine  Machine           `json:"machine"`
-	Settings map[string]string `json:"settings"` // of Postgres, as it says
+	Settings map[string]string `json:"settings"` // of Postgres, as it says, and what routers and coordinators were told
 	Results  []Result          `json:"results"`
 	Rows     []Row             `json:"rows,omitempty"`
 }

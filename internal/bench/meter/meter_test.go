@@ -61,14 +61,19 @@ func TestProcessorTimeAndMemory(t *testing.T) {
 		kept[i] = 1
 	}
 	runtime.KeepAlive(kept)
-	time.Sleep(400 * time.Millisecond)
+	for used := time.Duration(0); used < 100*time.Millisecond; time.Sleep(10 * time.Millisecond) {
+		var ok bool
+		if used, ok = meter.ServerTime(other.Process.Pid); !ok || t.Context().Err() != nil {
+			t.Fatal("it does not work")
+		}
+	}
 	m.Stop()
 	cost, err := m.Cost(500)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, kind := range []string{"load", "other"} {
-		if seconds := cost.CPU[kind] / 2; seconds < 0.02 || seconds > 1 {
+		if seconds := cost.CPU[kind] / 2; seconds < 0.02 || seconds > 30 {
 			t.Errorf("%s used %g s", kind, seconds)
 		}
 	}
@@ -83,14 +88,20 @@ func TestProcessorTimeAndMemory(t *testing.T) {
 // The kernel books what a process has used to its parent once it has ended: none of a server's processes is lost.
 func TestChildrenThatEndedCount(t *testing.T) {
 	onLinux(t)
-	parent := exec.Command("sh", "-c", "timeout 0.4 sh -c 'while :; do :; done'; sleep 60")
+	parent := exec.Command("sh", "-c", "sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'; echo over; exec sleep 60")
+	said, err := parent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := parent.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = parent.Process.Kill(); _ = parent.Wait() }()
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(100 * time.Millisecond)
 	during, ok := meter.ServerTime(parent.Process.Pid)
-	time.Sleep(500 * time.Millisecond)
+	if _, err := said.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	after, okToo := meter.ServerTime(parent.Process.Pid)
 	if !ok || !okToo || after < 50*time.Millisecond || after < during {
 		t.Errorf("%v (%v) while the child ran, %v (%v) when it had ended", during, ok, after, okToo)

@@ -154,16 +154,20 @@ func (s *Stand) Target() meter.Target {
 	return t
 }
 
-// Describe returns what must be known to read figures: the machine, as it was before the stand was started, and what the
-// first shard's Postgres says of its settings.
+// Describe returns what must be known to read figures: the machine, as it was before the stand was started, what the first
+// shard's Postgres says of its settings, and Options.Services.
 func (s *Stand) Describe(ctx context.Context) (bench.Machine, map[string]string, error) {
 	machine := s.machine
 	settings, postgres, err := meter.Settings(ctx, s.Shards[0].DSN)
+	if err != nil {
+		return machine, nil, err
+	}
 	machine.Postgres = postgres
 	if s.own != nil {
 		machine.Etcd = version.Version
+		maps.Copy(settings, s.own.Services)
 	}
-	return machine, settings, err
+	return machine, settings, nil
 }
 
 // Running says where a running cluster is.

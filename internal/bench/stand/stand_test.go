@@ -209,11 +209,15 @@ func TestAStartThatFails(t *testing.T) {
 	if err := begin(t.Context(), stand.Options{Shards: 1, Routers: 1}); err == nil || !strings.Contains(err.Error(), "SALDO_BIN_DIR") {
 		t.Errorf("without programs: %v", err)
 	}
-	if err := os.WriteFile(filepath.Join(programs, "router"), []byte("#!/bin/sh\necho out of order\nexit 3\n"), 0o755); err != nil {
+	script := "#!/bin/sh\necho out of order$SALDO_WORD$SALDO_OTHER\nexit 3\n"
+	if err := os.WriteFile(filepath.Join(programs, "router"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	t.Setenv("SALDO_OTHER", "not to be heard of")
+	said := map[string]string{"SALDO_WORD": ", as it was told"}
 	outOfOrder := func(err error) bool { return err != nil && strings.Contains(err.Error(), "out of order") }
-	if err := begin(t.Context(), stand.Options{Shards: 1, Routers: 1}); !outOfOrder(err) {
+	if err := begin(t.Context(), stand.Options{Shards: 1, Routers: 1, Services: said}); !outOfOrder(err) ||
+		!strings.Contains(err.Error(), "as it was told") || strings.Contains(err.Error(), "not to be heard of") {
 		t.Errorf("with a router that ends: %v", err)
 	}
 	s := start(t, stand.Options{Shards: 1})

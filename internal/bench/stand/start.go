@@ -24,15 +24,14 @@ import (
 
 // Options of a stand. Zero values mean the defaults.
 type Options struct {
-	Shards          int               // default 3
-	Routers         int               // processes; 0: none
-	Coordinators    int               // processes; 0: none
-	Dir             string            // of the data, which is kept; default: a new temporary folder, which Close removes
-	Postgres        map[string]string // settings beyond the defaults of package local
-	RouterArgs      []string          // flags of the routers beyond the defaults
-	CoordinatorArgs []string          // flags of the coordinators beyond the defaults
-	InitCache       string            // for tests: see local.PostgresOptions
-	Progress        func(string)      // may be nil; told what is being done, by one goroutine at a time
+	Shards       int               // default 3
+	Routers      int               // processes; 0: none
+	Coordinators int               // processes; 0: none
+	Dir          string            // of the data, which is kept; default: a new temporary folder, which Close removes
+	Postgres     map[string]string // settings beyond the defaults of package local
+	Services     map[string]string // environment of routers and coordinators beyond the defaults
+	InitCache    string            // for tests: see local.PostgresOptions
+	Progress     func(string)      // may be nil; told what is being done, by one goroutine at a time
 }
 
 // Start starts a stand and waits until its routers are ready and its coordinators are elected. ctx bounds the start only.
@@ -257,7 +256,8 @@ func (s *Stand) startServices(ctx context.Context, programs map[string]string) (
 	}
 	for i := range s.own.Coordinators {
 		name := fmt.Sprintf("coordinator-%d", i+1)
-		p, err := s.own.startService(name, programs["coordinator"], append([]string{"--name", name}, s.own.CoordinatorArgs...))
+		// It serves operators on a port of its own: a saldo dev may be running beside this.
+		p, err := s.own.startService(name, programs["coordinator"], []string{"--name", name, "--admin-http", "127.0.0.1:0"})
 		if err != nil {
 			return err
 		}
@@ -292,7 +292,7 @@ func (s *Stand) startServices(ctx context.Context, programs map[string]string) (
 
 // startRouter starts a router with flags beyond those that all have.
 func (o *servers) startRouter(path, name string, more ...string) (*process, error) {
-	args := slices.Concat([]string{"--http", "127.0.0.1:0", "--log-format", "json"}, o.RouterArgs, more)
+	args := slices.Concat([]string{"--http", "127.0.0.1:0", "--log-format", "json"}, more)
 	return o.startService(name, path, args)
 }
 
@@ -332,7 +332,7 @@ func (s *Stand) AddRouter(ctx context.Context, args ...string) (*Stand, error) {
 }
 
 // environment is this process's without what configures Saldo, Postgres clients or tracing, and with what leads to the
-// stand's servers.
+// stand's servers and Options.Services.
 func (s *Stand) environment() ([]string, error) {
 	var environment []string
 	for _, setting := range os.Environ() {
@@ -347,6 +347,9 @@ func (s *Stand) environment() ([]string, error) {
 	file := filepath.Join(s.own.folder, "pgpass")
 	if err := os.WriteFile(file, []byte(passwords.String()), 0o600); err != nil {
 		return nil, err
+	}
+	for name, value := range s.own.Services {
+		environment = append(environment, name+"="+value)
 	}
 	return append(environment, "SALDO_ETCD="+strings.Join(s.Etcd, ","), "SALDO_ETCD_PREFIX="+s.Prefix, "PGPASSFILE="+file), nil
 }
