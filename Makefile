@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run development-serve build images images.multi compose.test k8s.test k8s.up k8s.down test test.unit test.integration test.coverage \
+.PHONY: help run development-serve build images images.multi compose.test k8s.test k8s.up k8s.down test test.unit test.integration test.deep test.coverage \
 	verify verify.static verify.format verify.vet verify.lint verify.generated bench bench.quick bench.growth bench.allocs bench.allocs.update scale.demo fmt clean
 
 GO ?= go
@@ -26,7 +26,7 @@ run: ## run a whole cluster on this machine (SALDO_HTTP, SALDO_DATA, SALDO_SHARD
 development-serve: ## run a whole cluster by Docker Compose, in the background: serves on port 8080
 	@scripts/compose-serve
 
-build: ## build bin/saldo, bin/router and bin/coordinator
+build: ## build bin/saldo, bin/router, bin/coordinator and bin/operator
 	$(GO) build -o bin/ ./cmd/...
 
 images: ## build the container images, tagged with the version and with dev (SALDO_TAG, SALDO_IMAGES, GO_IMAGE)
@@ -56,6 +56,12 @@ test.unit: ## run the tests that need no Postgres and no etcd
 
 test.integration: ## run the tests that need Postgres, etcd or the built programs
 	@$(POSTGRES) && $(TEST) $$(scripts/integration-packages)
+
+test.deep: ## run the long versions of those tests that make short of something (an hour, and gigabytes of memory)
+	@$(POSTGRES) && export SALDO_SIM_DEEP=1 SALDO_OPERATOR_CRASHES=all SALDO_E2E_SECONDS="$${SALDO_E2E_SECONDS:-120}" && \
+		$(GO) test -count=1 -timeout 60m ./internal/simtest && \
+		$(GO) test -count=1 -timeout 60m ./internal/rebalance/... ./internal/audit ./internal/operator/... && \
+		$(GO) test -count=1 -timeout 60m -run '^TestKills$$' -v ./internal/e2e
 
 test.coverage: ## run all tests, write coverage.html and open it in a browser if there is one
 	@$(POSTGRES) && $(TEST) -coverpkg=./... -coverprofile=coverage.out ./...

@@ -1,5 +1,5 @@
-// Command operator has the shards of LedgerClusters in one namespace of Kubernetes be what these say. Several may run: one is
-// elected, and two at once are harmless.
+// Command operator has the shards of LedgerClusters in one namespace of Kubernetes be what these say. Several may run: one
+// is elected, and two at once are harmless.
 package main
 
 import (

@@ -28,7 +28,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 type serveCommand struct {
 	wire.Router `embed:""`
-	Log         wire.Log `embed:""`
+	Log         wire.Log    `embed:""`
+	Traces      wire.Traces `embed:""`
 }
 
 func (c *serveCommand) Run(ctx context.Context) error {
@@ -36,7 +37,7 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	telemetry, err := wire.Telemetry(ctx, "saldo-router", c.Log, log)
+	telemetry, err := wire.Telemetry(ctx, "saldo-router", c.Traces, log)
 	if err != nil {
 		return err
 	}

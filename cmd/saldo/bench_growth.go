@@ -89,8 +89,10 @@ func printGrowth(to io.Writer, run *bench.Run) error {
 			books = map[bool]string{true: "clean", false: "WRONG"}[*r.Conserved]
 		}
 		cost := r.Cost
-		fmt.Fprintf(table, "%s\t%d\t%.0f\t%.0f\t%d\t%.0f\t%.1f\t%.1f\t%.0f\t%.0f\t%.2f\t%s\t%s\n", r.Work, r.Shards, r.Params["accounts"], r.Params["entries"],
-			r.Callers, r.PerSecond, 1000*cost.CPU["postgres"], 1000*cost.CPU["load"], cost.BatchSize, cost.WALBytes, r.Params["slice_used_up"], notDone(r), books)
+		fmt.Fprintf(table, "%s\t%d\t%.0f\t%.0f\t%d\t%.0f\t%.1f\t%.1f\t%.0f\t%.0f\t%.2f\t%s\t%s\n",
+			r.Work, r.Shards, r.Params["accounts"], r.Params["entries"],
+			r.Callers, r.PerSecond, 1000*cost.CPU["postgres"], 1000*cost.CPU["load"], cost.BatchSize, cost.WALBytes,
+			r.Params["slice_used_up"], notDone(r), books)
 	}
 	fmt.Fprintln(table)
 	for _, row := range run.Rows {
@@ -99,7 +101,8 @@ func printGrowth(to io.Writer, run *bench.Run) error {
 		if row.Ceiling != 0 {
 			bound = fmt.Sprintf("at most %g", row.Ceiling)
 		}
-		fmt.Fprintf(table, "%s: %.4g against %.4g of %s: %.3f, to be %s: %s\n", row.Work, row.Ours, row.Theirs, row.Against, row.Ratio, bound, met)
+		fmt.Fprintf(table, "%s: %.4g against %.4g of %s: %.3f, to be %s: %s\n",
+			row.Work, row.Ours, row.Theirs, row.Against, row.Ratio, bound, met)
 	}
 	return table.Flush()
 }

@@ -33,15 +33,19 @@ type devCommand struct {
 	Drain    devDrainCommand    `cmd:"" help:"Take a shard out of the cluster that saldo dev runs: its slots move away, its Postgres stops, its data is put aside."`
 }
 
+// Help says where the flags are.
+func (c *devCommand) Help() string { return "`saldo dev run --help` shows the flags of saldo dev." }
+
 type devRunCommand struct {
-	HTTP           string   `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
-	AdminHTTP      string   `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address to serve operators on."`
-	AdminTokenFile string   `name:"admin-token-file" env:"SALDO_ADMIN_TOKEN_FILE" placeholder:"FILE" help:"Holds the operator's token, which the admin API then asks for. It must, if operators are served anywhere but on loopback."`
-	Data           string   `name:"data" env:"SALDO_DATA" default:"${data}" help:"Data directory, kept from run to run. cluster.json in it tells where the parts are."`
-	Shards         int      `name:"shards" env:"SALDO_SHARDS" default:"3" help:"Postgres servers that a new cluster begins with."`
-	Currency       string   `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
-	Observe        bool     `help:"Say how Prometheus, Grafana and a viewer of traces see it, and write what they need to the data directory."`
-	Log            wire.Log `embed:""`
+	HTTP           string      `name:"http" env:"SALDO_HTTP" default:"127.0.0.1:8080" help:"Address to serve on."`
+	AdminHTTP      string      `name:"admin-http" env:"SALDO_ADMIN_HTTP" default:"127.0.0.1:8081" help:"Address to serve operators on."`
+	AdminTokenFile string      `name:"admin-token-file" env:"SALDO_ADMIN_TOKEN_FILE" placeholder:"FILE" help:"Holds the operator's token, which the admin API then asks for. It must, if operators are served anywhere but on loopback."`
+	Data           string      `name:"data" env:"SALDO_DATA" default:"${data}" help:"Data directory, kept from run to run. cluster.json in it tells where the parts are."`
+	Shards         int         `name:"shards" env:"SALDO_SHARDS" default:"3" help:"Postgres servers that a new cluster begins with."`
+	Currency       string      `name:"currency" env:"SALDO_CURRENCY" default:"USD" help:"Of requests that name none; ISO 4217."`
+	Observe        bool        `help:"Say how Prometheus, Grafana and a viewer of traces see it, and write what they need to the data directory."`
+	Log            wire.Log    `embed:""`
+	Traces         wire.Traces `embed:""`
 }
 
 // Validate is called by the flag parser.
@@ -62,7 +66,7 @@ func (c *devRunCommand) Run(ctx context.Context, to streams) (err error) {
 	if err := d.prepare(); err != nil {
 		return err
 	}
-	if d.telemetry, err = wire.Telemetry(ctx, "saldo-dev", d.Log, d.console); err != nil {
+	if d.telemetry, err = wire.Telemetry(ctx, "saldo-dev", d.Traces, d.console); err != nil {
 		return err
 	}
 	defer func() { _ = d.telemetry.Shutdown(context.WithoutCancel(ctx)) }()
@@ -117,7 +121,8 @@ func (d *dev) prepare() (err error) {
 		return fmt.Errorf("serve on %s (choose another address with --http or SALDO_HTTP): %w", d.HTTP, err)
 	}
 	if d.admin, err = net.Listen("tcp", d.AdminHTTP); err != nil {
-		return fmt.Errorf("serve operators on %s (choose another address with --admin-http or SALDO_ADMIN_HTTP): %w", d.AdminHTTP, err)
+		return fmt.Errorf("serve operators on %s (choose another address with --admin-http or SALDO_ADMIN_HTTP): %w",
+			d.AdminHTTP, err)
 	}
 	if d.control, err = newControl(d); err != nil {
 		return err
@@ -239,7 +244,8 @@ func (d *dev) writeFile() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	file := clusterFile{
-		HTTP: "http://" + d.listener.Addr().String(), Admin: "http://" + d.admin.Addr().String(), Etcd: d.etcd.Endpoints(), Prefix: "/saldo/default/",
+		HTTP: "http://" + d.listener.Addr().String(), Admin: "http://" + d.admin.Addr().String(),
+		Etcd: d.etcd.Endpoints(), Prefix: "/saldo/default/",
 		PID: os.Getpid(), Log: d.logFile.Name(), Control: d.control.part(),
 	}
 	for _, id := range sortedIDs(d.postgres) {
@@ -362,7 +368,10 @@ func (d *dev) post(ctx context.Context, path string, body any, want ...int) erro
 }
 
 func (d *dev) banner() {
-	url := "http://" + d.listener.Addr().String()
+	url, data := "http://"+d.listener.Addr().String(), ""
+	if d.Data != defaultData() {
+		data = " --data " + d.Data
+	}
 	d.say(`
 Saldo serves on %[1]s (shards: %[2]d). Try:
 
@@ -370,10 +379,11 @@ Saldo serves on %[1]s (shards: %[2]d). Try:
   curl %[1]s/users -H 'Content-Type: application/json' -d '{"id":"alice","name":"Alice"}'
   curl %[1]s/transfers -H 'Content-Type: application/json' -d '{"source":"%[3]s","destination":"alice","amount":25}'
 
-  saldo dev add-shard     and see a share of the users move to it, while they pay
+  saldo top%[5]s                to watch it (operators are served on http://%[6]s)
+  saldo dev add-shard%[5]s      to see a share of the users move to one more shard, while they pay
 
 Logs and data: %[4]s (where the parts are: cluster.json). The interface: %[1]s/openapi.yaml. Stop with Ctrl-C.
-`, url, len(d.databases()), demoUser, d.Data)
+`, url, len(d.databases()), demoUser, d.Data, data, d.admin.Addr())
 }
 
 // stop ends what was started, last first.

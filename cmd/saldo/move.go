@@ -11,6 +11,7 @@ import (
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
 	"github.com/saldo-ledger/saldo/internal/placement"
+	"github.com/saldo-ledger/saldo/internal/rebalance"
 	"github.com/saldo-ledger/saldo/shard"
 )
 
@@ -125,7 +126,9 @@ func (c *moveStartCommand) Run(ctx context.Context, to streams) error {
 		return err
 	}
 	defer etcd.Close()
-	move := placement.Move{Source: ledger.ShardID(c.From), Target: ledger.ShardID(c.To), Slots: c.Slots, Why: "by hand"}
+	move := placement.Move{
+		ID: rebalance.NewMoveID(), Source: ledger.ShardID(c.From), Target: ledger.ShardID(c.To), Slots: c.Slots, Why: "by hand",
+	}
 	if c.Why != "" {
 		move.Why += ": " + c.Why
 	}

@@ -97,7 +97,9 @@ type plannedStep struct {
 func (c *rebalanceCommand) show(to streams, steps []plan.Step) error {
 	shown := []plannedStep{}
 	for _, step := range steps {
-		shown = append(shown, plannedStep{Source: step.Source, Target: step.Target, Number: len(step.Slots), Slots: step.Slots, Why: why(step)})
+		shown = append(shown, plannedStep{
+			Source: step.Source, Target: step.Target, Number: len(step.Slots), Slots: step.Slots, Why: why(step),
+		})
 	}
 	if c.JSON {
 		return printJSON(to.out, shown)

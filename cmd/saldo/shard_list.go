@@ -61,7 +61,8 @@ func (c *shardListCommand) Run(ctx context.Context, to streams) error {
 	table := newTable(to.out)
 	fmt.Fprintln(table, "SHARD\tSTATE\tWEIGHT\tSLOTS\tSHARE\tMOVES\tANSWERS\tDSN")
 	for _, s := range shards {
-		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%.1f%%\t%s\t%s\t%s\n", s.ID, s.State, s.Weight, s.Slots, 100*s.Share, s.moves(), answers[s.Answers], s.DSN)
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%.1f%%\t%s\t%s\t%s\n",
+			s.ID, s.State, s.Weight, s.Slots, 100*s.Share, s.moves(), answers[s.Answers], s.DSN)
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -130,7 +131,9 @@ func askShards(ctx context.Context, view *cluster.View, shards []listedShard, pa
 }
 
 func ask(ctx context.Context, uid string, s cluster.Shard, password string) error {
-	opened, err := shard.Open(shard.Config{Cluster: uid, ID: s.ID, DSN: s.DSN, Timeline: s.Timeline, Password: password, Name: "saldo shard list"}, slog.New(slog.DiscardHandler))
+	opened, err := shard.Open(shard.Config{
+		Cluster: uid, ID: s.ID, DSN: s.DSN, Timeline: s.Timeline, Password: password, Name: "saldo shard list",
+	}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/saldo-ledger/saldo/internal/cluster"
 	"github.com/saldo-ledger/saldo/internal/ledger"
@@ -74,11 +75,12 @@ func (c *slotsCommand) Run(ctx context.Context, to streams) error {
 		if r.First == r.Last {
 			slots = fmt.Sprint(r.First)
 		}
-		users := ""
+		var users []string
 		for _, user := range r.Users {
-			users += " " + string(user)
+			users = append(users, string(user))
 		}
-		fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%s\t%s\n", slots, r.Last-r.First+1, r.Shard, r.Epoch, r.To, users)
+		fmt.Fprintf(table, "%s\t%d\t%s\t%d\t%s\t%s\n",
+			slots, r.Last-r.First+1, r.Shard, r.Epoch, r.To, strings.Join(users, " "))
 	}
 	return table.Flush()
 }

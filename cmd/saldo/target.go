@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/url"
 
@@ -26,6 +27,10 @@ func (t *target) connect(ctx context.Context) (*cluster.Cluster, wire.Passwords,
 		return nil, nil, err
 	}
 	c, err := cluster.Connect(ctx, found.etcd)
+	if err != nil && found.guessed {
+		err = fmt.Errorf("%w\n  no saldo dev runs from %s: start one, say where its data is with --data or SALDO_DATA, "+
+			"or name etcd with --etcd or SALDO_ETCD", err, t.Data)
+	}
 	return c, found.passwords, err
 }
 
@@ -34,6 +39,7 @@ type found struct {
 	etcd      cluster.Config
 	passwords wire.Passwords
 	file      *clusterFile // of saldo dev, if that runs it; else nil
+	guessed   bool         // nobody has said where etcd is
 }
 
 func (t *target) find() (f found, err error) {
@@ -48,6 +54,7 @@ func (t *target) find() (f found, err error) {
 			t.Endpoints, t.Prefix = f.file.Etcd, f.file.Prefix
 			f.passwords = f.file.passwords(t.Data)
 		}
+		f.guessed = f.file == nil
 	}
 	f.etcd, err = t.Config(slog.New(slog.DiscardHandler))
 	return f, err

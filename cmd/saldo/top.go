@@ -25,7 +25,7 @@ func (c *topCommand) Help() string {
 		"its own statistics, which run up to a second late. PENDING are transfers that have not ended, OLDEST is how long the oldest one of them " +
 		"has waited. QUEUE, WAIT, COMMIT and BATCH are those of the routers' lanes to the shard: operations that wait for a writer, how long " +
 		"and how long the commit takes (99 of 100 take less), and how many are committed together. REQ/S, 5XX/S, P50 and P99 are those of " +
-		"requests to a router."
+		"requests to a router. SIZE is that of the database, FOR how long ago a move was planned or a transfer begun."
 }
 
 // Validate is called by the flag parser.

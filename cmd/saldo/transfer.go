@@ -139,9 +139,13 @@ func draw(to io.Writer, d drawing) {
 	}
 	fmt.Fprintf(to, "  %-12s  %s\n", "", strings.TrimRight(head.String(), " "))
 	inTransit := false
-	for i, step := range d.steps {
-		if i > 0 && step.Shard != d.steps[i-1].Shard && !step.Copy {
-			fmt.Fprintf(to, "  %-12s  %s\n", "", arrow(shards, d.steps[i-1].Shard, step.Shard, width))
+	var last ledger.ShardID // where the latest step was done; what is a copy was done elsewhere
+	for _, step := range d.steps {
+		if !step.Copy {
+			if last != "" && last != step.Shard {
+				fmt.Fprintf(to, "  %-12s  %s\n", "", arrow(shards, last, step.Shard, width))
+			}
+			last = step.Shard
 		}
 		var line strings.Builder
 		for _, shard := range shards {

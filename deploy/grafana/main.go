@@ -1,8 +1,8 @@
-// Command grafana writes the dashboards: `go generate ./deploy/grafana`. What is on them stands in dashboards.go; how Grafana
-// wants to hear it stands here.
+// Command grafana writes the dashboards: `go generate ./deploy/grafana`. What is on them stands in dashboards.go; how
+// Grafana wants to hear it stands here.
 //
-// They ask a Prometheus that scrapes routers and coordinators, whatever its jobs are called. Figures of a shard's server come
-// from every coordinator, so they are taken together by shard.
+// They ask a Prometheus that scrapes routers and coordinators, whatever its jobs are called. Figures of a shard's server
+// come from every coordinator, so they are taken together by shard.
 package main
 
 import (

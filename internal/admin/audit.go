@@ -25,7 +25,7 @@ type AuditStatus struct {
 type AuditState string
 
 const (
-	AuditNotRun     AuditState = "not_run"    // here; another coordinator may audit, or nobody
+	AuditNotRun     AuditState = "not_run"    // nobody audits, or no round has ended yet
 	AuditClean      AuditState = "clean"      // every check was made on every shard
 	AuditViolations AuditState = "violations" // something must not be
 	AuditIncomplete AuditState = "incomplete" // what was checked is clean, but not everything could be
@@ -41,7 +41,7 @@ type AuditViolation struct {
 }
 
 func (f *Face) auditStatus() AuditStatus {
-	status := AuditStatus{State: AuditNotRun, Message: "no audit runs in this coordinator: `saldo audit` reads everything once"}
+	status := AuditStatus{State: AuditNotRun, Message: "nobody audits all the time: `saldo audit` reads everything once"}
 	if f.Auditor != nil {
 		status = f.Auditor.Status()
 	}

@@ -57,7 +57,8 @@ type Process struct {
 func (f *Face) view() (*View, error) {
 	view := f.Registry.View()
 	if view == nil {
-		return nil, refusal(codeUnavailable, "this coordinator has not reached its cluster yet: is etcd up, and has a shard been added?")
+		return nil, refusal(codeUnavailable,
+			"this coordinator has not reached its cluster yet: is etcd up, and has a shard been added?")
 	}
 	return view, nil
 }

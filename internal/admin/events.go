@@ -57,8 +57,8 @@ const (
 	writeTime   = 10 * time.Second // for a listener to take what there is
 )
 
-// journal is the latest changes, numbered. Every stream reads it at its own pace: nothing is kept for a listener, and one who
-// falls behind is told so. A number is of use in this process alone, which its name in an id says.
+// journal is the latest changes, numbered. Every stream reads it at its own pace: nothing is kept for a listener, and one
+// who falls behind is told so. A number is of use in this process alone, which its name in an id says.
 type journal struct {
 	name string
 
@@ -159,7 +159,8 @@ func (f *Face) events(r *request) (any, error) {
 	if from, ok := f.journal.after(last); ok {
 		next = from
 	} else if last != "" {
-		s.tell(next-1, Event{Type: EventReset, Message: "what came after that is not here: this coordinator was started anew, or is another one"})
+		const message = "what came after that is not here: this coordinator was started anew, or is another one"
+		s.tell(next-1, Event{Type: EventReset, Message: message})
 	}
 	s.tell(next-1, Event{Type: EventStart})
 	heartbeat := time.NewTicker(f.Heartbeat) // however much happens: it is also when the token is looked at again
@@ -396,8 +397,8 @@ func (f *Face) noteProcesses(ctx context.Context, last *seen) {
 func (f *Face) noteSagas(ctx context.Context, view *View, last *seen) {
 	counted := f.sampler.latest(ctx)
 	for _, id := range shardIDs(view) {
-		c, ok := counted.shards[id]
-		if !ok || c.err != nil {
+		c := counted.of(id)
+		if c.err != nil {
 			continue // it is not known
 		}
 		age := time.Since(c.OldestPending)

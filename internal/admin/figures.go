@@ -9,7 +9,8 @@ import (
 	"github.com/saldo-ledger/saldo/internal/ledger"
 )
 
-// Figures is how much is going on: rates between two looks, about a second apart.
+// Figures is how much is going on: rates between the two latest looks. They are about a second apart for who asks all the
+// time, and longer for who asks now and then.
 type Figures struct {
 	At      time.Time       `json:"at"`
 	Seconds float64         `json:"seconds"` // between the two looks at the shards
@@ -73,7 +74,7 @@ func (f *Face) figures(r *request) (any, error) {
 		At: time.Now().UTC(), Seconds: counted.at.Sub(then.at).Seconds(), Shards: []ShardFigures{}, Routers: []RouterFigures{},
 	}
 	for _, s := range view.Shards {
-		figures.Shards = append(figures.Shards, shardFigures(s.ID, then.shards[s.ID], counted.shards[s.ID]))
+		figures.Shards = append(figures.Shards, shardFigures(s.ID, then.of(s.ID), counted.of(s.ID)))
 	}
 	if seen.err != nil {
 		figures.Problem = "the registry does not answer now: which routers run is not known"
@@ -143,6 +144,14 @@ type counted struct {
 
 func (c counts) when() time.Time { return c.at }
 
+// of is the look at a shard. One that joined after that is not open yet, as far as was seen.
+func (c counts) of(id ledger.ShardID) counted {
+	if one, ok := c.shards[id]; ok {
+		return one
+	}
+	return counted{err: errNotOpen}
+}
+
 func (f *Face) count(ctx context.Context) counts {
 	view := f.Registry.View()
 	if view == nil {
@@ -152,11 +161,6 @@ func (f *Face) count(ctx context.Context) counts {
 		c, err := s.Counters(ctx)
 		return counted{ShardCounters: c, at: time.Now(), err: err}, nil
 	})
-	for _, id := range shardIDs(view) {
-		if _, ok := found[id]; !ok {
-			found[id] = counted{err: errNotOpen}
-		}
-	}
 	return counts{at: time.Now(), shards: found}
 }
 
@@ -211,7 +215,8 @@ func (s *sampled[T]) look(ctx context.Context) {
 	s.flight = nil
 }
 
-// pair returns two looks that are an interval or a little more apart. Who asks first in a while waits for that long.
+// pair returns two looks that are an interval apart, or several, but less than stale. Who asks first in a while waits for an
+// interval.
 func (s *sampled[T]) pair(ctx context.Context) (before, now T) {
 	before, now = s.latest(ctx)
 	if !before.when().IsZero() && now.when().Sub(before.when()) < stale*s.every {

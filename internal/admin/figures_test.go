@@ -55,7 +55,7 @@ func TestFigures(t *testing.T) {
 	var stop atomic.Bool
 	var working sync.WaitGroup
 	working.Go(func() {
-		for !stop.Load() { // 1000 a second
+		for !stop.Load() { // 1000 a second, if the machine is fast enough
 			requests.Add(10)
 			b := e.world.shards["s1"]
 			b.mu.Lock()
@@ -65,7 +65,15 @@ func TestFigures(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 	})
+	done := func() (operations, answered float64) {
+		b := e.world.shards["s1"]
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return float64(b.counters.Operations), float64(requests.Load())
+	}
+	operations, answered := done()
 	f := read[admin.Figures](e.get("/figures"))
+	lately, answeredLately := done()
 	if f.Seconds < 0.15 || len(f.Shards) != 2 || len(f.Routers) != 3 {
 		t.Fatalf("%+v", f)
 	}
@@ -74,9 +82,15 @@ func TestFigures(t *testing.T) {
 			t.Errorf("%s is %v, not about %v", what, got, want)
 		}
 	}
+	// What was done between two looks is some of what was done while they were asked for.
+	some := func(what string, got, most float64) {
+		if got <= 0 || got*f.Seconds*0.9 > most {
+			t.Errorf("%s are %v, %v in all", what, got, most)
+		}
+	}
 	one, two := f.Shards[0], f.Shards[1]
-	near("operations a second", one.OperationsPerSecond, 2000)
-	near("sagas a second", one.SagasPerSecond, 500)
+	some("operations a second", one.OperationsPerSecond, lately-operations)
+	near("sagas a second", one.SagasPerSecond, one.OperationsPerSecond/4)
 	if two.Answers || two.Error != "it does not answer" {
 		t.Errorf("s2: %+v", two)
 	}
@@ -90,8 +104,8 @@ func TestFigures(t *testing.T) {
 	if !r.Answers || r.P50 == nil || r.P99 == nil || len(r.Lanes) != 1 {
 		t.Fatalf("r1: %+v", r)
 	}
-	near("requests a second", r.RequestsPerSecond, 1100)
-	near("errors a second", r.ErrorsPerSecond, 100)
+	some("requests a second", r.RequestsPerSecond, 1.1*(answeredLately-answered))
+	near("errors a second", r.ErrorsPerSecond, r.RequestsPerSecond/11)
 	near("p50", *r.P50, 0.001)
 	near("p99", *r.P99, 0.0098)
 	if l := r.Lanes[0]; l.Queue != 5 || *l.Batch != 4 || l.Shard != "s1" {

@@ -117,7 +117,7 @@ func (r *request) checkQuery(known []string) error {
 		case !slices.Contains(known, name) && len(known) == 0:
 			return malformed("there is no parameter %q here", name)
 		case !slices.Contains(known, name):
-			return malformed("there is no parameter %q here: there are %s", name, strings.Join(known, ", "))
+			return malformed("there is no parameter %q here, but %s", name, strings.Join(known, ", "))
 		case len(values) > 1:
 			return malformed("parameter %q is given twice", name)
 		}
@@ -183,7 +183,7 @@ func (f *Face) noRoute(r *request) (any, error) {
 	}
 	if len(allowed) > 0 {
 		r.w.Header().Set("Allow", strings.Join(allowed, ", "))
-		return nil, &Error{Code: codeNoMethod, Message: "not by this method: " + strings.Join(allowed, ", ")}
+		return nil, &Error{Code: codeNoMethod, Message: "not by " + r.http.Method + ", but by " + strings.Join(allowed, ", ")}
 	}
 	return nil, &Error{Code: codeNoRoute, Message: "there is no such resource: see " + Prefix + "/openapi.yaml"}
 }

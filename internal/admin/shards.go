@@ -142,7 +142,7 @@ func (f *Face) shardInfos(ctx context.Context, view *View) []ShardInfo {
 				})
 			}
 		}
-		switch c := counted.shards[s.ID]; {
+		switch c := counted.of(s.ID); {
 		case c.err != nil:
 			info.Error = said(c.err)
 		default:

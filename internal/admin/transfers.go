@@ -128,7 +128,8 @@ func (f *Face) transfers(r *request) (any, error) {
 // notAll is answered where nothing was found, and not everybody was asked.
 func notAll(what string, unanswered []Unanswered) error {
 	first := unanswered[0]
-	return refusal(codeUnavailable, "no %s of that id on the shards that answer, but shard %s does not: %s", what, first.Shard, first.Error)
+	return refusal(codeUnavailable, "no %s of that id on the shards that answer, but shard %s does not: %s",
+		what, first.Shard, first.Error)
 }
 
 // way is all that is known of a transfer.
@@ -136,8 +137,8 @@ type way struct {
 	transfer Transfer
 	home     ledger.ShardID
 	saga     *ledger.SagaSight // nil: it is none
-	// owned says that the saga is its home's own, by the map and by what the home itself says of the slot. Otherwise it may be a
-	// copy that was left behind, of what nobody has paid: nothing may be done by it.
+	// owned says that the saga is its home's own, by the map and by what the home itself says of the slot. Otherwise it may be
+	// a copy that was left behind, of what nobody has paid: nothing may be done by it.
 	owned bool
 }
 

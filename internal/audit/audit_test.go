@@ -381,7 +381,7 @@ func TestStaleMap(t *testing.T) {
 			}
 		}
 	}
-	if r := w.audit(audit.Options{Patience: 5 * time.Second}); r.ExitCode() != 0 || views < 3 {
+	if r := w.audit(audit.Options{Patience: time.Minute}); r.ExitCode() != 0 || views < 3 {
 		t.Errorf("after %d views:\n%s", views, table(r))
 	}
 }
@@ -423,7 +423,7 @@ func TestFence(t *testing.T) {
 			}
 		}
 	}
-	if r := w.audit(audit.Options{Patience: 5 * time.Second}); r.ExitCode() != 0 || seen < 4 {
+	if r := w.audit(audit.Options{Patience: time.Minute}); r.ExitCode() != 0 || seen < 4 {
 		t.Errorf("\n%s", table(r))
 	}
 }

@@ -54,6 +54,9 @@
 // booked against each other is zero by itself. So removing a shard leaves nothing to be stored but the name of the other
 // shard in each booking.
 //
+// Before the founding, when neither the map nor a shard gives a slot to anybody, there is nothing to be wrong about slots: the
+// audit is incomplete.
+//
 // Ownership may change under the audit. Whatever does not fit is therefore only a suspect: it is read again by its id,
 // with a fresh map and fresh snapshots in the same order of rounds, and reported if it is still there while the map and
 // the shards agree on who owns its slots and did not change their mind since it was read before. A suspect that does not

@@ -36,9 +36,10 @@ func (broken) Totals(context.Context) (audit.Totals, error) {
 // which is no violation.
 func TestShardThatDies(t *testing.T) {
 	t.Parallel()
+	w := newWorld(t, templates)
 	for _, id := range shardIDs {
 		for round := range int32(2) {
-			d := &dying{world: newWorld(t, templates), id: id, round: round + 1}
+			d := &dying{world: w, id: id, round: round + 1}
 			r, err := audit.Run(t.Context(), d, audit.Options{})
 			if err != nil || r.Verdict != audit.Incomplete || !r.Partial {
 				t.Errorf("%s dies in round %d: %v\n%s", id, round+1, err, table(r))

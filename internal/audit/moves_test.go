@@ -241,7 +241,7 @@ func TestEachCommitOfAMove(t *testing.T) {
 					}
 				}
 				if len(next.stuck) == 0 {
-					r = w.audit(audit.Options{Patience: 10 * time.Second})
+					r = w.audit(audit.Options{Patience: time.Minute})
 					if views < 3 || r.Verdict != audit.Clean {
 						t.Errorf("%s, then %s, after %d views:\n%s", c.name, next.name, views, table(r))
 					}

@@ -44,8 +44,8 @@ func (v View) shards() []ledger.ShardID {
 	return slices.Compact(slices.Sorted(slices.Values(append(v.Map.Shards(), v.Shards...))))
 }
 
-// Part says which of a shard's rows a snapshot shows to Book, Lines and the streams of Steps. What is looked up by its key is
-// found wherever it is, and Standing is always whole. The zero Part is all rows of the slots that the shard answers for.
+// Part says which of a shard's rows a snapshot shows to Book, Lines and the streams of Steps. What is looked up by its key
+// is found wherever it is, and Standing is always whole. The zero Part is all rows of the slots that the shard answers for.
 //
 // A part has no sums: Totals counts, and has the bookings. Of slots alone there are no Lines, since their other ends are in
 // other slots.

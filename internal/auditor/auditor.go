@@ -98,7 +98,8 @@ func (a *Auditor) Round(ctx context.Context) {
 		return
 	}
 	if limited.Err() != nil {
-		a.fail(fmt.Errorf("the round was given up after %v: a shard hangs, or there is more than can be read in that time", a.config.Limit))
+		a.fail(fmt.Errorf("the round was given up after %v: a shard hangs, or there is more than can be read in that time",
+			a.config.Limit))
 	}
 	a.update(func(s *Status) { s.Took = time.Since(begun) })
 	if a.config.Ended != nil {

@@ -38,9 +38,19 @@ func TestBenchRun(t *testing.T) {
 	if result.Seed != 7 || result.Machine.CPUs == 0 || result.Settings["synchronous_commit"] != "on" || len(result.Results) != len(works) {
 		t.Errorf("%+v", result)
 	}
+	cpu := make(map[string]float64)
 	for i, r := range result.Results {
+		for kind, used := range r.Cost.CPU {
+			cpu[kind] += used
+		}
 		if problem := implausible(r); problem != "" || r.Work != works[i] {
 			t.Errorf("%s: %s: %+v", works[i], problem, r)
+		}
+	}
+	// It is counted in hundredths of a second, of which one measurement may have none.
+	for _, kind := range []string{"router", "postgres", "load"} {
+		if runtime.GOOS == "linux" && cpu[kind] <= 0 {
+			t.Errorf("no work needs any time of the processor by kind %s", kind)
 		}
 	}
 	mustBeEmpty(t, temporary)
@@ -72,7 +82,7 @@ func implausible(r bench.Result) string {
 	}
 	if runtime.GOOS == "linux" {
 		for _, kind := range []string{"router", "postgres", "load"} {
-			if c.CPU[kind] <= 0 || c.CPU[kind] > 100 || c.RSSBytes[kind] < 1<<20 || c.RSSBytes[kind] > 2<<30 {
+			if c.CPU[kind] < 0 || c.CPU[kind] > 100 || c.RSSBytes[kind] < 1<<20 || c.RSSBytes[kind] > 2<<30 {
 				return "the processes' cost"
 			}
 		}

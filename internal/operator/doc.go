@@ -1,9 +1,17 @@
-// Package operator has the shards of a cluster in Kubernetes be what a LedgerCluster says: it makes what runs their Postgres,
-// has them join, empties those that are to leave, and ends what ran them when they have left.
+// Package operator has the shards of a cluster in Kubernetes be what a LedgerCluster says: it makes what runs their
+// Postgres, has them join, empties those that are to leave, and ends what ran them when they have left.
 //
 // It owns the objects that run shards: a StatefulSet and its Service for each, or a Cluster of CloudNativePG. It refuses to
 // decide who owns a slot (the registry in etcd does, by its transactions, and coordinators move slots), to store what it
 // decides by, to run etcd, routers and coordinators, and ever to delete a pod or a claim.
+//
+//	reconciler.go      a pass: what is read, in which order, and what is in the way
+//	connection.go      the Secrets, and how etcd and the shards are reached
+//	plan.go            which shards stay, leave and come
+//	begin.go, grow.go, leave.go, answers.go   the steps
+//	engine.go          what runs a Postgres: statefulset.go, or cnpg.go for CloudNativePG
+//	ledger.go          the cluster as the operator needs it; package live is the real one
+//	status.go          what people are told
 //
 // # What is true
 //
@@ -47,8 +55,8 @@
 //   - Two operators at once, as when a lease is lost: they make objects of the same names, and decide by the same
 //     transactions. One that has not heard of a new count may drain or retire what the other one wants; the next pass takes
 //     the drain back, or makes a shard under a new id.
-//   - The registry is another cluster's, made after etcd was lost or named by mistake: what runs shards, and their claims, say
-//     of which cluster they are, and nothing is done by another one's word.
+//   - The registry is another cluster's, made after etcd was lost or named by mistake: what runs shards, and their claims,
+//     say of which cluster they are, and nothing is done by another one's word.
 //   - A LedgerCluster made again under the same name and prefix finds its shards by their labels, and goes on. Nothing that
 //     runs a shard has an owner reference, so nothing goes with a LedgerCluster, however it was deleted.
 //   - A LedgerCluster that is deleted stays (finalizer) while a shard of it is registered, until somebody says that its
@@ -66,8 +74,8 @@
 //
 // # Failovers
 //
-// A StatefulSet's pod has a name of its own, so its address stays. With CloudNativePG the address is the Service that follows
-// the primary, and a new primary accepts nothing until it is adopted. The operator adopts only if nothing that was
+// A StatefulSet's pod has a name of its own, so its address stays. With CloudNativePG the address is the Service that
+// follows the primary, and a new primary accepts nothing until it is adopted. The operator adopts only if nothing that was
 // acknowledged can be missing there: the Cluster asks that every commit waits for a standby (dataDurability required) and
 // that a standby is promoted by a quorum only (failoverQuorum), its failover is over, the new primary's log is known to go
 // beyond the last position that coordinators have noted. Then the old primary, should it live, can have acknowledged nothing
@@ -76,6 +84,6 @@
 //
 // # Who has left
 //
-// A StatefulSet's claim outlives it, labelled as retired, for a person to delete. CloudNativePG deletes a Cluster's claims with
-// it, so that is hibernated instead: its pods end, its claims stay, and deleting it is left to a person.
+// A StatefulSet's claim outlives it, labelled as retired, for a person to delete. CloudNativePG deletes a Cluster's claims
+// with it, so that is hibernated instead: its pods end, its claims stay, and deleting it is left to a person.
 package operator

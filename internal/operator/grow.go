@@ -101,7 +101,7 @@ func (p *pass) serve(ctx context.Context, m member) {
 	case !m.registered && r.deleting:
 	case m.registered && m.Draining:
 		if err := p.ledger.Activate(ctx, m.id); err != nil {
-			p.failed(m.id, "NotActivated", err)
+			p.note(m.id, "%v", err)
 			p.scale("Activating", "the drain of shard %s is being taken back", m.id)
 			return
 		}
@@ -113,7 +113,10 @@ func (p *pass) serve(ctx context.Context, m member) {
 	default:
 		p.scale("Joining", "shard %s is being migrated and registered", m.id)
 		if err := p.ledger.Join(ctx, m.id, p.dsn(m.id)); err != nil {
-			p.failed(m.id, "NotJoined", err)
+			p.note(m.id, "%v", err)
+			if errors.As(err, new(*Refusal)) { // it stays so until something else changes
+				p.block("NotJoined", "shard %s: %v", m.id, err)
+			}
 			return
 		}
 		p.event(m.id, "ShardJoined", "Join", "shard %s is registered", m.id)

@@ -38,7 +38,7 @@ func (p *pass) shrink(ctx context.Context) error {
 			// Whoever is joining it now is refused from then on, or has been faster, and then it drains.
 			p.scale("Retiring", "shard %s was never registered, and is not needed any more", m.id)
 			if err := p.ledger.Retire(ctx, m.id); err != nil {
-				p.failed(m.id, "NotRetired", err)
+				p.note(m.id, "%v", err)
 			}
 		case !p.registry.Founded:
 			p.scale("Founding", "shard %s is to leave as soon as the cluster is founded", m.id)
@@ -47,7 +47,7 @@ func (p *pass) shrink(ctx context.Context) error {
 		case !m.Draining:
 			p.scale("Draining", "shard %s is to leave: it has %d slots", m.id, m.Slots)
 			if err := p.ledger.Drain(ctx, m.id); err != nil {
-				p.failed(m.id, "NotDrained", err)
+				p.note(m.id, "%v", err)
 				continue
 			}
 			p.event(m.id, "ShardDraining", "Drain", "shard %s is to leave: its %d slots move to the others", m.id, m.Slots)
@@ -80,7 +80,7 @@ func (p *pass) remove(ctx context.Context) error {
 		case m.part == leave:
 			p.scale("Retiring", "shard %s was never registered, and is not needed any more", m.id)
 			if err := p.ledger.Retire(ctx, m.id); err != nil {
-				p.failed(m.id, "NotRetired", err)
+				p.note(m.id, "%v", err)
 			}
 		}
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // Ledger is one cluster: its registry in etcd, and its shards' databases. Each write is one that the registry decides, is
-// idempotent, and leaves open whether it was done if it fails with anything but a *Refusal: look again.
+// idempotent, and leaves open whether it was done if it fails: look again. Only Join tells a *Refusal from other errors.
 type Ledger interface {
 	// Look reads the registry, linearizably. A cluster that nobody has created is a Registry that says so, and no error.
 	Look(ctx context.Context) (*Registry, error)

@@ -230,12 +230,3 @@ func (p *pass) part(part part) (members []member) {
 	}
 	return members
 }
-
-// failed notes that a step of a shard did not succeed. What was refused stays so until something else changes.
-func (p *pass) failed(id ledger.ShardID, reason string, err error) {
-	p.note(id, "%v", err)
-	var refusal *Refusal
-	if errors.As(err, &refusal) {
-		p.block(reason, "shard %s: %v", id, err)
-	}
-}

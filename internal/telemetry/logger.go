@@ -96,8 +96,9 @@ func has(r slog.Record, key string) (found bool) {
 	return found
 }
 
-// aboutOf is what makes lines with one message different: what they are about, of which there are few. The transfer of a line
-// is not among it, as all may fail for one reason; a line about money, which each transfer must have, has a logger With it.
+// aboutOf is what makes lines with one message different: what they are about, of which there are few. The transfer of a
+// line is not among it, as all may fail for one reason; a line about money, which each transfer must have, has a logger With
+// it.
 func aboutOf(r slog.Record) string {
 	var about strings.Builder
 	r.Attrs(func(attr slog.Attr) bool {

@@ -18,12 +18,12 @@ import (
 	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
-// OnError is where an error tracker is hooked in: pass one to NewLogger, in cmd/internal/wire, and every program's unexpected
-// errors and panics come to it. They are what is logged as an error. It is called by whoever logs, so it must not wait for a
-// network; before the process ends by a panic it has two seconds to get rid of that.
+// OnError is where an error tracker is hooked in: pass one to NewLogger, in cmd/internal/wire, and every program's
+// unexpected errors and panics come to it. They are what is logged as an error. It is called by whoever logs, so it must not
+// wait for a network; before the process ends by a panic it has two seconds to get rid of that.
 //
-// Without one they go to OpenTelemetry, as log records with exception.type, exception.message and exception.stacktrace, if its
-// environment says where logs go. Those of a request, and panics, are events of spans besides.
+// Without one they go to OpenTelemetry, as log records with exception.type, exception.message and exception.stacktrace, if
+// its environment says where logs go. Those of a request, and panics, are events of spans besides.
 type OnError func(ctx context.Context, problem Problem)
 
 // Problem is an unexpected error, with all that its line in the log says: users' ids and amounts may be among it.

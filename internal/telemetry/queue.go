@@ -10,8 +10,8 @@ import (
 )
 
 // queue is what stands between those who end spans and a collector that may be slow or gone: so many spans wait, none makes
-// anybody else wait, and every one that is lost is counted. OpenTelemetry's own processor does the batches; it would lose spans
-// as well, but tells nobody.
+// anybody else wait, and every one that is lost is counted. OpenTelemetry's own processor does the batches; it would lose
+// spans as well, but tells nobody.
 type queue struct {
 	sdktrace.SpanProcessor
 	most    int64

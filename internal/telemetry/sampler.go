@@ -16,8 +16,8 @@ import (
 	"github.com/saldo-ledger/saldo/internal/tracing"
 )
 
-// sampler decides at the beginning of a span whether its trace is kept. What the head does not choose is still recorded where
-// it is cheap, if the tail may choose it in the end.
+// sampler decides at the beginning of a span whether its trace is kept. What the head does not choose is still recorded
+// where it is cheap, if the tail may choose it in the end.
 //
 // Two kinds of traces are not asked about: a batch is kept if something is that it carries, to which it is linked, and moves
 // are always kept, since they are few.
@@ -51,8 +51,8 @@ const usualTraces = 20
 // callersTraces is how many requests a second are kept since their callers say so: who may pay may not fill the collector.
 const callersTraces = 200
 
-// asCallersChoose asks root about traces that begin here. Of requests whose callers have chosen their traces only so many are
-// kept. A saga follows what was decided about its request, as everything below does.
+// asCallersChoose asks root about traces that begin here. Of requests whose callers have chosen their traces only so many
+// are kept. A saga follows what was decided about its request, as everything below does.
 func asCallersChoose(root sdktrace.Sampler) sdktrace.Sampler {
 	return sdktrace.ParentBased(root, sdktrace.WithRemoteParentSampled(requests{&perSecond{most: callersTraces}}))
 }
@@ -71,7 +71,8 @@ func (r requests) Description() string { return "Requests{" + r.Sampler.Descript
 
 // headSampler reads OpenTelemetry's standard environment.
 func headSampler() (sdktrace.Sampler, error) {
-	name, arg := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_TRACES_SAMPLER"))), strings.TrimSpace(os.Getenv("OTEL_TRACES_SAMPLER_ARG"))
+	name := strings.ToLower(strings.TrimSpace(os.Getenv("OTEL_TRACES_SAMPLER")))
+	arg := strings.TrimSpace(os.Getenv("OTEL_TRACES_SAMPLER_ARG"))
 	ratio := 1.0
 	if strings.HasSuffix(name, "traceidratio") && arg != "" {
 		var err error

@@ -15,9 +15,9 @@ import (
 // tail keeps traces that the head has not chosen, if something has gone wrong in them or took long: an error, a refund, a
 // request that takes longer than slow, a saga that a coordinator finds older than that.
 //
-// It knows what happens in this process only. What other processes do for the same trace is decided there, by the same rules:
-// a router and a coordinator may each keep their part of a transfer that went wrong, and a part where all went well is not
-// kept. (The head's choice, in contrast, goes with the trace everywhere.)
+// It knows what happens in this process only. What other processes do for the same trace is decided there, by the same
+// rules: a router and a coordinator may each keep their part of a transfer that went wrong, and a part where all went well
+// is not kept. (The head's choice, in contrast, goes with the trace everywhere.)
 //
 // Everything is bounded: traces that are open, spans that wait for the end of theirs, traces that are kept in a second, and
 // spans of a trace that is kept. A client may give all its requests one trace, which then has no end here.

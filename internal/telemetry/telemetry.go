@@ -84,7 +84,8 @@ func exported(signal string) bool {
 // checkHeaders refuses headers that OpenTelemetry would print when it cannot read them: they hold secrets.
 func checkHeaders() error {
 	for _, name := range []string{
-		"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS",
+		"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS",
+		"OTEL_EXPORTER_OTLP_LOGS_HEADERS",
 	} {
 		value := os.Getenv(name)
 		if value == "" {

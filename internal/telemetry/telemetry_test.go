@@ -327,22 +327,26 @@ func TestCollectorOutOfOrder(t *testing.T) {
 				})
 			}
 			group.Wait()
-			if took := time.Since(begun); took > 10*time.Second {
+			if took := time.Since(begun); took > time.Minute {
 				t.Errorf("20,000 spans take %v", took)
 			}
-			time.Sleep(500 * time.Millisecond) // some exports
-			answer := httptest.NewRecorder()
-			running.Metrics.ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
 			for _, reason := range []string{"queue full", "not exported"} {
-				if !strings.Contains(answer.Body.String(), `saldo_telemetry_spans_dropped_total{reason="`+reason+`"}`) {
-					t.Errorf("none is counted as %s", reason)
+				counted := func() bool {
+					answer := httptest.NewRecorder()
+					running.Metrics.ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+					return strings.Contains(answer.Body.String(), `saldo_telemetry_spans_dropped_total{reason="`+reason+`"}`)
+				}
+				for deadline := time.Now().Add(time.Minute); !counted(); time.Sleep(50 * time.Millisecond) { // some exports
+					if time.Now().After(deadline) {
+						t.Fatalf("none is counted as %s", reason)
+					}
 				}
 			}
 			begun = time.Now()
 			if err := running.Shutdown(t.Context()); err == nil {
 				t.Log("all was exported in the end")
 			}
-			if took := time.Since(begun); took > 7*time.Second {
+			if took := time.Since(begun); took > 30*time.Second {
 				t.Errorf("the end takes %v", took)
 			}
 			if n := strings.Count(said.String(), "telemetry is lost"); n != 1 {

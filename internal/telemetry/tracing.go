@@ -2,7 +2,6 @@ package telemetry
 
 import (
 	"context"
-	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -61,6 +60,3 @@ func droppedSpans() (drop func(n int, why string), err error) {
 		counter.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("reason", why)))
 	}, nil
 }
-
-// DefaultSlow is how long a request takes whose trace is kept.
-const DefaultSlow = time.Second

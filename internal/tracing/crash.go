@@ -17,8 +17,8 @@ type Panic struct {
 
 func (p *Panic) Error() string { return fmt.Sprintf("panic: %v", p.Value) }
 
-// Crash is deferred by goroutines that nobody recovers for: it tells of a panic, in the log and in a span, and lets it end the
-// process. Whoever panics in the midst of money knows nothing any more; another process goes on from what is durable.
+// Crash is deferred by goroutines that nobody recovers for: it tells of a panic, in the log and in a span, and lets it end
+// the process. Whoever panics in the midst of money knows nothing any more; another process goes on from what is durable.
 func Crash(log *slog.Logger, doing string) {
 	value := recover()
 	if value == nil {

@@ -18,8 +18,8 @@ func MoveTrace(id placement.MoveID) trace.SpanContext {
 	})
 }
 
-// StartMove starts the span of somebody who works on a move, at the top of the move's trace. Moves are few, and worth looking
-// at: the attribute, given at the start, has them all kept.
+// StartMove starts the span of somebody who works on a move, at the top of the move's trace. Moves are few, and worth
+// looking at: the attribute, given at the start, has them all kept.
 func StartMove(ctx context.Context, tracer trace.Tracer, name string, id placement.MoveID, options ...trace.SpanStartOption) (
 	context.Context, trace.Span,
 ) {

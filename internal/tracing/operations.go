@@ -8,8 +8,8 @@ import (
 
 type spansKey struct{}
 
-// WithSpans returns a context for a call that does several operations, each of which is part of another trace. Their spans are
-// in the order of the operations; an operation has no room for one, since it is what is stored and compared.
+// WithSpans returns a context for a call that does several operations, each of which is part of another trace. Their spans
+// are in the order of the operations; an operation has no room for one, since it is what is stored and compared.
 func WithSpans(ctx context.Context, spans []trace.Span) context.Context {
 	return context.WithValue(ctx, spansKey{}, spans)
 }

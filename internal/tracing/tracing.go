@@ -21,14 +21,15 @@
 //
 // # Batches
 //
-// A batch is made of operations of many requests, so it belongs to no one's trace. Its own trace has it once, with links to all
-// that it carries and that are traced; that is the one to look at for who shared a commit. But viewers show one trace at a time
-// and make links hard to find, if they show them. So the trace of each operation has a copy of its batches and their
+// A batch is made of operations of many requests, so it belongs to no one's trace. Its own trace has it once, with links to
+// all that it carries and that are traced; that is the one to look at for who shared a commit. But viewers show one trace at
+// a time and make links hard to find, if they show them. So the trace of each operation has a copy of its batches and their
 // round trips, with a link to the batch itself: whoever asks where a transfer's time went sees it without leaving.
 //
 // # What is not in spans
 //
-// No amounts, no names: ids of users neither, and so no initiators. A transfer is found by its tx_id (and that is not a secret).
+// No amounts, no names: ids of users neither, and so no initiators. A transfer is found by its tx_id (and that is not a
+// secret).
 package tracing
 
 import (
@@ -89,7 +90,8 @@ func Start(ctx context.Context, tracer trace.Tracer, name string, options ...tra
 	return tracer.Start(ctx, name, options...)
 }
 
-// StartUnder starts a span where there is one that records already: what is part of something that nobody traces has no span.
+// StartUnder starts a span where there is one that records already: what is part of something that nobody traces has no
+// span.
 func StartUnder(ctx context.Context, tracer trace.Tracer, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
 	if tracer == nil || !trace.SpanFromContext(ctx).IsRecording() {
 		return ctx, None
@@ -121,7 +123,8 @@ func Crashed(span trace.Span, err error, stack string) {
 		semconv.ExceptionType(Kind(err)), semconv.ExceptionMessage(text), semconv.ExceptionStacktrace(stack)))
 }
 
-// Text is what may be said of an error outside the log. An impossible operation is quoted by its error, with names and amounts.
+// Text is what may be said of an error outside the log. An impossible operation is quoted by its error, with names and
+// amounts.
 func Text(err error) string {
 	if errors.Is(err, ledger.ErrImpossible) {
 		return ledger.ErrImpossible.Error() + ": the log has it"

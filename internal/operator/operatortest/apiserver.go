@@ -9,8 +9,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// APIServer starts a real API server that knows LedgerClusters, for the time of the test. crd is the file that says what they
-// are. kubeconfig is a file that leads there. The test is skipped where there are no programs to be started.
+// APIServer starts a real API server that knows LedgerClusters, for the time of the test. crd is the file that says what
+// they are. kubeconfig is a file that leads there. The test is skipped where there are no programs to be started.
 func APIServer(t *testing.T, crd string) (config *rest.Config, kubeconfig string) {
 	t.Helper()
 	environment := &envtest.Environment{

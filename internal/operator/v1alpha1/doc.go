@@ -1,8 +1,8 @@
 // Package v1alpha1 is the resource by which Kubernetes is told how many shards a cluster is to have: LedgerCluster, of the
 // group ledger.saldo.dev.
 //
-// It owns the words of the resource and nothing else. Its schema, with defaults, limits and what cannot be changed, stands in
-// deploy/k8s/operator/crd; a test keeps the two alike.
+// It owns the words of the resource and nothing else. Its schema, with defaults, limits and what cannot be changed, stands
+// in deploy/k8s/operator/crd; a test keeps the two alike.
 package v1alpha1
 
 import (

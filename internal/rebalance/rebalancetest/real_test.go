@@ -110,7 +110,7 @@ type real struct {
 
 func newReal(t *testing.T) *real {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	r := &real{
 		T: t, ctx: ctx, raw: etcdtest.Client(t), log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		open: make(map[ledger.ShardID]*shard.Shard), acked: make(map[ledger.UserID]ledger.Amount),

@@ -35,8 +35,8 @@ func (d *dev) shardIDs(ctx context.Context) ([]ledger.ShardID, error) {
 	ids := sortedIDs(view.Shards)
 	for _, id := range ids {
 		if exists, err := local.Exists(d.shardDir(id)); err != nil || !exists {
-			return nil, errors.Join(err, fmt.Errorf("shard %s of this cluster has lost its data, %s: bring it back, or choose another data directory with --data or SALDO_DATA",
-				id, d.shardDir(id)))
+			return nil, errors.Join(err, fmt.Errorf("shard %s of this cluster has lost its data, %s: bring it back, "+
+				"or choose another data directory with --data or SALDO_DATA", id, d.shardDir(id)))
 		}
 	}
 	if view.Map == nil || !view.Founded() {
