@@ -272,7 +272,7 @@ func (d *dev) serve(ctx context.Context) error {
 	group.Go(func() error {
 		return wire.RunCoordinator(coordinatorCtx, wire.Coordinator{
 			Settle: 3 * time.Second, Handover: time.Second, Poll: 500 * time.Millisecond,
-			Rebalance: "auto", Retention: 5 * time.Second, MoveSlots: 512, MoveShare: 0.5, Audit: 10 * time.Second, AuditShare: 0.05,
+			Rebalance: "auto", Retention: 5 * time.Second, MoveSlots: 512, MoveShare: 0.5, Audit: 10 * time.Second, AuditShare: 0.02,
 			AdminTokenFile: d.AdminTokenFile, Etcd: etcd, Postgres: postgres,
 		}, process, d.admin)
 	})

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -139,6 +140,73 @@ func mustBeClean(t *testing.T, a *auditor.Auditor, atLeast int64) {
 	if s := a.Status(); s.Verdict() != audit.Clean || s.Covered < atLeast {
 		t.Errorf("the auditor, after %d steps: %+v", atLeast, s)
 	}
+}
+
+// An auditor that is given too little time for what is written looks at a part of it, says so, and never has more to read than
+// the time before.
+func TestAuditorThatCannotKeepUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, templates)
+	for behind, want := range map[time.Duration]bool{time.Nanosecond: true, time.Hour: false} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var rounds []auditor.Status
+		auditor.New(w, auditor.Config{
+			Interval: 20 * time.Millisecond, Share: 0.9, Behind: behind, Audit: audit.Options{Pause: 10 * time.Millisecond},
+			Ended: func(s auditor.Status) {
+				if rounds = append(rounds, s); len(rounds) == 4 {
+					cancel()
+				}
+			},
+		}, slog.New(slog.DiscardHandler)).Run(ctx)
+		cancel()
+		for i, s := range rounds[1:] {
+			told := slices.ContainsFunc(s.Gaps, func(gap string) bool { return strings.Contains(gap, "more is written than can be read") })
+			if told != want || s.Verdict() == audit.Clean == want {
+				t.Errorf("with %v, in round %d: %+v", behind, i+2, s)
+			}
+		}
+	}
+}
+
+// hanging has shards that answer no auditor, as long as that is said.
+type hanging struct {
+	*world
+	hangs atomic.Bool
+}
+
+func (h *hanging) SnapshotOf(ctx context.Context, id ledger.ShardID, part audit.Part) (audit.Marked, error) {
+	if h.hangs.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return h.world.SnapshotOf(ctx, id, part)
+}
+
+// What a round that was given up should have read would be more, and too much, the next time.
+func TestAuditorGivesARoundUp(t *testing.T) {
+	t.Parallel()
+	h := &hanging{world: newWorld(t, templates)}
+	a := auditor.New(h, auditor.Config{Limit: 6 * time.Second, Audit: audit.Options{Pause: 10 * time.Millisecond}},
+		slog.New(slog.DiscardHandler))
+	round := func(gap string) {
+		t.Helper()
+		a.Round(t.Context())
+		s := a.Status()
+		if gap == "" && s.Verdict() == audit.Clean {
+			return
+		}
+		if gap == "" || !slices.ContainsFunc(s.Gaps, func(told string) bool { return strings.Contains(told, gap) }) {
+			t.Errorf("want %q: %+v", gap, s)
+		}
+	}
+	round("only remembers")
+	round("")
+	h.hangs.Store(true)
+	round("given up")
+	h.hangs.Store(false)
+	round("only remembers")
+	round("left to the sweep")
+	round("")
 }
 
 // What happens between two rounds is judged in the second, once; and nothing twice.

@@ -26,7 +26,8 @@ type Books interface {
 // Config says how to audit. Zero values mean the defaults.
 type Config struct {
 	Interval time.Duration // between the beginnings of two rounds, at least; default 10 s
-	Share    float64       // of the time, which rounds may take; default 0.05
+	Share    float64       // of the time, which rounds may take; default 0.02
+	Behind   time.Duration // that what is new may be left unread, so that the share is kept; default 6 × Interval
 	Limit    time.Duration // of a round; default 15 min
 	Step     time.Duration // that a step of the sweep should take; default 1 s
 	Audit    audit.Options // of each round
@@ -37,7 +38,8 @@ type Config struct {
 
 func (c *Config) setDefaults() {
 	c.Interval = cmp.Or(c.Interval, 10*time.Second)
-	c.Share = cmp.Or(c.Share, 0.05)
+	c.Share = cmp.Or(c.Share, 0.02)
+	c.Behind = cmp.Or(c.Behind, 6*c.Interval)
 	c.Limit = cmp.Or(c.Limit, 15*time.Minute)
 	c.Step = cmp.Or(c.Step, time.Second)
 	c.Shown = cmp.Or(c.Shown, 100)
@@ -50,10 +52,12 @@ type Auditor struct {
 	log    *slog.Logger
 
 	// Used by Run alone.
-	marks  map[ledger.ShardID]audit.Mark
-	held   int           // rounds for which the marks have stayed where they are
-	waited time.Duration // in the round, for what was in doubt
-	sweep  sweep
+	marks   map[ledger.ShardID]audit.Mark
+	held    int           // rounds for which the marks have stayed where they are
+	skipped string        // why there is more before the marks that was not read, until it is told
+	reading time.Duration // that the latest look at what is new took
+	waited  time.Duration // in the round, for what was in doubt
+	sweep   sweep
 
 	mu       sync.Mutex // guards what follows
 	findings findings
@@ -77,12 +81,43 @@ func (a *Auditor) Run(ctx context.Context) {
 		begun := time.Now()
 		a.Round(ctx)
 		took := time.Since(begun) - a.waited
-		rest := max(a.config.Interval-took, time.Duration(float64(took)*(1/a.config.Share-1)))
-		select {
-		case <-time.After(rest):
-		case <-ctx.Done():
+		rest := max(a.config.Interval-took, a.rest(took))
+		if a.rest(a.reading) <= a.config.Behind || a.held > 0 {
+			sleep(ctx, rest)
+			continue
 		}
+		// After this rest there would be more to read than now, and then a longer rest, and so on. What comes in it is the
+		// sweep's, but for the end of it.
+		sleep(ctx, rest-a.config.Interval)
+		a.skip("more is written than can be read in the audit's share of the time")
+		a.remember(ctx)
+		sleep(ctx, a.config.Interval)
 	}
+}
+
+// rest is how long to do nothing after some reading, so that it takes its share of the time and no more.
+func (a *Auditor) rest(read time.Duration) time.Duration {
+	return time.Duration(float64(read) * (1/a.config.Share - 1))
+}
+
+func sleep(ctx context.Context, pause time.Duration) {
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
+	}
+}
+
+// skip leaves what was committed until now to the sweep.
+func (a *Auditor) skip(why string) {
+	clear(a.marks)
+	a.held, a.skipped = 0, "some of what was committed lately is left to the sweep: "+why
+}
+
+// remember sets the marks where there are none.
+func (a *Auditor) remember(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, a.config.Limit)
+	defer cancel()
+	a.recent(ctx)
 }
 
 // Round audits what is new and a few slots.
@@ -91,13 +126,18 @@ func (a *Auditor) Round(ctx context.Context) {
 	a.waited = 0
 	limited, cancel := context.WithTimeout(ctx, a.config.Limit) // a shard may hang, and its connection stay
 	defer cancel()
-	if a.recent(limited) {
+	read := a.recent(limited)
+	a.reading = time.Since(begun) - a.waited
+	if read {
 		a.sweepOn(limited)
 	}
 	if ctx.Err() != nil {
 		return
 	}
 	if limited.Err() != nil {
+		if !read { // there would only be more to read the next time
+			a.skip("a round that was to read it was given up")
+		}
 		a.fail(fmt.Errorf("the round was given up after %v: a shard hangs, or there is more than can be read in that time",
 			a.config.Limit))
 	}
@@ -163,6 +203,8 @@ func (a *Auditor) recent(ctx context.Context) bool {
 	}
 	if !began {
 		gaps = append(gaps, "the first round only remembers where each shard is")
+	} else if a.skipped != "" {
+		gaps, a.skipped = append(gaps, a.skipped), ""
 	}
 	a.learn(report, true, gaps)
 	return true

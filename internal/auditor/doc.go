@@ -44,7 +44,10 @@
 // # What it costs
 //
 // A round that took t, not counting what it waited for slots to settle, is followed by a pause of t × (1/Share - 1) at
-// least. If more is written than can be read in this time, the marks stay behind, which Status tells: nothing is left out,
-// it is only read later. So the share is what it costs at rest, when it sweeps all the time, and about what it costs under
-// load: docs/decisions/0011 has the figures.
+// least. So the share is what it costs at rest, when it sweeps all the time; docs/decisions/0011 has figures under load.
+//
+// If more is written than can be read in this time, each round would have more to read than the one before, and be followed
+// by a longer pause. So when the pause would be longer than Config.Behind, the marks are set anew Config.Interval before its
+// end: recent reads that much, of what is new it sees a part, which Status tells, and the sweep has the rest. So it is
+// when a round was given up.
 package auditor

@@ -153,7 +153,7 @@ type Coordinator struct {
 	MoveSlots      int           `name:"move-slots" env:"SALDO_MOVE_SLOTS" default:"128" help:"Slots that move together, at most. More is faster where slots have few rows, and has more users wait at a time."`
 	MoveShare      float64       `name:"move-share" env:"SALDO_MOVE_SHARE" default:"0.25" help:"Of the time, which a move may spend on copying and deleting rows. More is faster, and slows those who pay meanwhile."`
 	Audit          time.Duration `name:"audit" env:"SALDO_AUDIT" default:"10s" help:"How often the elected coordinator audits what is new, and a part of what is old. 0: never."`
-	AuditShare     float64       `name:"audit-share" env:"SALDO_AUDIT_SHARE" default:"0.05" help:"Of the time, which the audit may take."`
+	AuditShare     float64       `name:"audit-share" env:"SALDO_AUDIT_SHARE" default:"0.02" help:"Of the time, which the audit may take."`
 	DebugHTTP      string        `name:"debug-http" env:"SALDO_DEBUG_HTTP" placeholder:"ADDRESS" help:"Loopback address to serve Go's profiler on. Default: none."`
 	Etcd           `embed:""`
 	Postgres       `embed:""`
